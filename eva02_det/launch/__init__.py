@@ -1,0 +1,1 @@
+"""Level 2: how processes start and find each other."""

@@ -1,0 +1,1 @@
+"""Level 2: backbones, heads and test-time choices on the Detectron2 API."""
