@@ -69,6 +69,7 @@ def _require_official() -> None:
             f"(https://detectron2.readthedocs.io/tutorials/install.html) or unset {VARIABLE} to use d2lite"
         )
     sys.path[:] = _outside_d2lite()
+    _export_path(first=None)
 
 
 def _expose_d2lite() -> None:
@@ -77,6 +78,14 @@ def _expose_d2lite() -> None:
     folder = str(D2LITE)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    if folder not in inherited:
-        os.environ["PYTHONPATH"] = os.pathsep.join([folder, *inherited])
+    _export_path(first=folder)
+
+
+def _export_path(first: str | None) -> None:
+    """Give child processes the same choice even where they unpickle something of detectron2 before importing us."""
+    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and Path(entry) != D2LITE]
+    entries = [first, *inherited] if first else inherited
+    if entries:
+        os.environ["PYTHONPATH"] = os.pathsep.join(entries)
+    else:
+        os.environ.pop("PYTHONPATH", None)

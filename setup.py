@@ -1,0 +1,52 @@
+"""Packages and dependencies; each dependency carries its reason and its licence."""
+
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+CORE = [
+    "torch>=2.6",  # tensors, distributed training; BSD-3
+    "torchvision>=0.21",  # RoIAlign and hard NMS kernels; BSD-3
+    "numpy>=1.26",  # arrays on the host; BSD-3
+    "pillow>=10",  # decoding and resizing with the published filter; MIT-CMU
+    "fvcore>=0.1.5",  # transforms, schedules, checkpointer that the Detectron2 API is made of; Apache-2.0
+    "iopath>=0.1.9",  # file paths of the Detectron2 API; MIT
+    "omegaconf>=2.1",  # the tree behind LazyConfig; BSD-3
+    "hydra-core>=1.1",  # the grammar of a.b.c=value overrides; MIT
+    "cloudpickle>=2",  # configs with objects that YAML cannot hold; BSD-3
+    "pycocotools>=2.0.8",  # run-length masks and the reference evaluation; BSD-2
+    "faster-coco-eval>=1.6",  # the same evaluation, faster, maintained; Apache-2.0
+    "shapely>=2",  # fvcore clips polygons with it; BSD-3
+    "tensorboard>=2.14",  # training curves; Apache-2.0
+    "tabulate>=0.9",  # tables in logs; MIT
+    "termcolor>=2",  # coloured log prefixes; MIT
+]
+EXTRAS = {
+    "xformers": ["xformers>=0.0.29"],  # another attention kernel; BSD-3
+    "mim": ["timm>=1.0.12"],  # teachers and towers for pre-training; Apache-2.0
+    "launch": ["submitit>=1.5"],  # jobs on SLURM; MIT
+    "report": ["supervision>=0.25"],  # drawing of boxes and masks; MIT
+    "dev": [
+        "pytest>=8",  # MIT
+        "ruff>=0.9",  # MIT
+        "mypy>=1.13",  # MIT
+        "timm>=1.0.12",  # independent reference of the backbone; Apache-2.0
+        "setuptools>=68",  # the wheel test builds one; MIT
+        "wheel>=0.43",  # MIT
+    ],
+}
+
+setup(
+    name="eva02-det",
+    version="0.1.0",
+    description="Detection and instance segmentation with EVA-02 plain vision transformers on the Detectron2 API",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    # d2lite/ has no __init__: its one package, detectron2, is put on the path only where no official one is installed
+    packages=find_packages(include=["eva02_det", "eva02_det.*", "eva02_mim", "eva02_mim.*"])
+    + find_namespace_packages(include=["d2lite", "d2lite.*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
