@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Account:
-    """Where every key went: each key of the file is in exactly one of the first four, each of the model in `weights` or `absent`."""
+    """Where every key went: each key of the file is in one of the first four, each of the model in `weights` or `absent`."""
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
@@ -29,7 +29,8 @@ class Account:
 
     def summary(self) -> str:
         """One line with counts and the first names of whatever does not fit."""
-        lists = {"not in the file": self.absent, "not in the model": self.unexpected, "of another shape": _shapes(self.mismatched)}
+        shapes = _shapes(self.mismatched)
+        lists = {"not in the file": self.absent, "not in the model": self.unexpected, "of another shape": shapes}
         parts = [f"{len(names)} {what} ({_some(names)})" for what, names in lists.items() if names]
         return f"{len(self.weights)} tensors fit" + "".join(f", {part}" for part in parts)
 

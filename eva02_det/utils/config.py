@@ -7,9 +7,9 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from detectron2.config import LazyConfig
 from eva02_det.utils.errors import UserError
 
 
@@ -29,7 +29,7 @@ def load_config(file: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
         return LazyConfig.apply_overrides(config, plain)
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001  hydra and omegaconf raise many kinds, all of them about the text given
+    except Exception as error:
         raise UserError(f"cannot apply the overrides {' '.join(overrides)}: {_first_line(error)}") from error
 
 

@@ -1,0 +1,38 @@
+"""AdamW with layer-wise learning-rate decay, and the two schedules of the published recipes."""
+
+from detectron2.config import LazyCall as L
+from detectron2.solver import WarmupParamScheduler, get_default_optimizer_params
+from fvcore.common.param_scheduler import ConstantParamScheduler, MultiStepParamScheduler
+from omegaconf import DictConfig
+from torch.optim import AdamW
+
+from eva02_det.engine.optim import LayerDecay
+
+
+def adamw(lr: float, *, depth: int, layer_decay: float = 1.0, weight_decay: float = 0.1) -> DictConfig:
+    """AdamW; weight decay on every parameter, norms and biases included (specification 7.3)."""
+    return L(AdamW)(
+        params=L(get_default_optimizer_params)(
+            # model is set when the optimiser is built
+            base_lr=lr,
+            weight_decay=weight_decay,
+            weight_decay_norm=None,
+            lr_factor_func=L(LayerDecay)(rate=layer_decay, depth=depth),
+        ),
+        lr=lr,
+        betas=(0.9, 0.999),
+        weight_decay=weight_decay,
+    )
+
+
+def step_schedule(max_iter: int, *, milestones: tuple[int, ...], warmup: int = 1000) -> DictConfig:
+    """Factor 1, then a tenth at each milestone; `warmup` iterations rise linearly from 0.001 (specification 7.1)."""
+    values = [0.1**i for i in range(len(milestones) + 1)]
+    steps = L(MultiStepParamScheduler)(values=values, milestones=list(milestones), num_updates=max_iter)
+    return L(WarmupParamScheduler)(scheduler=steps, warmup_length=warmup / max_iter, warmup_factor=0.001)
+
+
+def constant_schedule(max_iter: int, *, warmup: int) -> DictConfig:
+    """Factor 1 after `warmup` iterations that rise linearly from 0.001 (Tables 32 and 33)."""
+    constant = L(ConstantParamScheduler)(value=1.0)
+    return L(WarmupParamScheduler)(scheduler=constant, warmup_length=warmup / max_iter, warmup_factor=0.001)
