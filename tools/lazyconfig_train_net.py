@@ -3,10 +3,8 @@
 
 import argparse
 
-import eva02_det  # noqa: F401  chooses the provider of detectron2
-from detectron2.engine import default_argument_parser, default_setup
-
 from eva02_det.data.registration import require_config_datasets
+from eva02_det.engine.setup import argument_parser, set_up
 from eva02_det.engine.train import evaluate, train
 from eva02_det.launch.process_group import start
 from eva02_det.utils.config import load_config
@@ -16,7 +14,7 @@ from eva02_det.utils.errors import run_tool
 def run(options: argparse.Namespace) -> None:
     """One process of the run."""
     config = load_config(options.config_file, options.opts)
-    default_setup(config, options)
+    set_up(config, options)
     if options.eval_only:
         evaluate(config)
     else:
@@ -24,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    options = default_argument_parser().parse_args()
+    options = argument_parser().parse_args()
     require_config_datasets(load_config(options.config_file, options.opts))  # wrong input is said before processes start
     start(run, options)
 

@@ -14,7 +14,6 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from eva02_det import _provider
 from eva02_det.checkpoint.checkpointer import DetectorCheckpointer
 from eva02_det.engine.evaluate import Evaluation
 from eva02_det.engine.trainer import Trainer
@@ -30,7 +29,6 @@ def train(config: DictConfig, *, resume: bool = False) -> OrderedDict[str, Any]:
 
     Data are opened before the model is built: what is missing is found before a GPU is used.
     """
-    logger.info(_provider.describe())
     check_train_options(config)
     loader = instantiate(config.dataloader.train)
     evaluation = Evaluation(config) if get(config, "dataloader.evaluator") is not None else None
@@ -59,7 +57,6 @@ def train(config: DictConfig, *, resume: bool = False) -> OrderedDict[str, Any]:
 
 def evaluate(config: DictConfig) -> OrderedDict[str, Any]:
     """Evaluate the weights in `train.init_checkpoint` on the config's test set."""
-    logger.info(_provider.describe())
     checkpoint = get(config, "train.init_checkpoint", "")
     if not checkpoint:
         raise UserError("--eval-only needs weights; pass train.init_checkpoint=FILE")
