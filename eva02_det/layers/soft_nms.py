@@ -100,7 +100,7 @@ def _edges(boxes: Tensor, classes: Tensor, reach: float, weigh: Callable[[Tensor
 def _pairs(follow: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """All (i, i + 1) ... (i, i + follow[i]), in portions of bounded size."""
     until, portion = follow.cumsum(0), PAIRS_AT_ONCE.get(follow.device.type, 1 << 20)
-    cuts = torch.searchsorted(until, torch.arange(portion, int(until[-1]) + 1, portion, device=follow.device))
+    cuts = torch.searchsorted(until, portion * torch.arange(1, int(until[-1]) // portion + 1, device=follow.device))
     bounds = [0, *cuts.tolist(), len(follow)]
     for start, stop in itertools.pairwise(bounds):
         count = follow[start:stop]
