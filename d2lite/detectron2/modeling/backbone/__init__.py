@@ -1,0 +1,7 @@
+"""Backbones and pyramids."""
+
+from .backbone import Backbone
+from .fpn import LastLevelMaxPool
+from .vit import SimpleFeaturePyramid, get_vit_lr_decay_rate
+
+__all__ = ["Backbone", "LastLevelMaxPool", "SimpleFeaturePyramid", "get_vit_lr_decay_rate"]
