@@ -1,0 +1,1 @@
+"""What every part of the API leans on: events, processes, logs, files."""
