@@ -1,5 +1,15 @@
-"""Parts of detectors."""
+"""Parts of detectors, and the detector made of them."""
 
+from .anchor_generator import DefaultAnchorGenerator
 from .backbone import Backbone, SimpleFeaturePyramid, get_vit_lr_decay_rate
+from .meta_arch import GeneralizedRCNN
+from .postprocessing import detector_postprocess
 
-__all__ = ["Backbone", "SimpleFeaturePyramid", "get_vit_lr_decay_rate"]
+__all__ = [
+    "Backbone",
+    "DefaultAnchorGenerator",
+    "GeneralizedRCNN",
+    "SimpleFeaturePyramid",
+    "detector_postprocess",
+    "get_vit_lr_decay_rate",
+]

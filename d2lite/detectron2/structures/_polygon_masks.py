@@ -89,8 +89,8 @@ class PolygonMasks:
         return torch.from_numpy(crops).to(boxes.device)
 
     def area(self) -> Tensor:
-        """Sum of the polygon areas of every object, [N] float; overlaps count twice."""
-        return torch.tensor([float(sum(map(_polygon_area, parts))) for parts in self.polygons])
+        """Sum of the polygon areas of every object, [N] float64; overlaps count twice."""
+        return torch.tensor([float(sum(map(_polygon_area, parts))) for parts in self.polygons], dtype=torch.float64)
 
     @staticmethod
     def cat(polymasks_list: list[PolygonMasks]) -> PolygonMasks:

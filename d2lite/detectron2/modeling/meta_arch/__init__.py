@@ -1,0 +1,5 @@
+"""Whole detectors."""
+
+from .rcnn import GeneralizedRCNN
+
+__all__ = ["GeneralizedRCNN"]

@@ -1,0 +1,5 @@
+"""Region proposals."""
+
+from .rpn import RPN, StandardRPNHead
+
+__all__ = ["RPN", "StandardRPNHead"]
