@@ -11,7 +11,9 @@ Mask = NDArray[np.bool_]
 
 
 def box_around(mask: Mask) -> list[int]:
-    """[x, y, width, height] of the smallest box of whole pixels that holds a non-empty mask [H, W]."""
+    """[x, y, width, height] of the smallest box of whole pixels that holds a mask [H, W]; zeros for an empty one."""
+    if not mask.any():
+        return [0, 0, 0, 0]
     cols, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     left, top = int(cols[0]), int(rows[0])
     return [left, top, int(cols[-1]) + 1 - left, int(rows[-1]) + 1 - top]
@@ -52,3 +54,10 @@ def segmentation(mask: Mask) -> list[list[int]] | dict[str, Any]:
         return [polygon]
     runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
+
+
+def mask_of(stored: list[list[float]] | dict[str, Any], height: int, width: int) -> Mask:
+    """The mask [H, W] behind a COCO segmentation: polygons, or run lengths, compressed or not."""
+    compressed = isinstance(stored, dict) and not isinstance(stored["counts"], list)
+    runs = stored if compressed else coco_mask.frPyObjects(stored, height, width)
+    return np.asarray(coco_mask.decode(coco_mask.merge(runs) if isinstance(runs, list) else runs)).astype(bool)

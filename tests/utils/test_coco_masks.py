@@ -55,3 +55,4 @@ def test_smooth_simple_masks_come_back_exactly_from_their_polygon(seed: int) -> 
 
 def test_the_box_holds_whole_pixels() -> None:
     assert box_around(painted(["....", "..#.", ".#..", "...."])) == [1, 1, 2, 2]
+    assert box_around(painted(["....", "...."])) == [0, 0, 0, 0]
