@@ -1,0 +1,37 @@
+"""The mapper of detectron2, with errors that name the image and say what to do."""
+
+from typing import Any
+
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import SizeMismatchError
+from PIL import Image
+
+from eva02_det.utils.errors import UserError
+
+
+class ImageError(UserError):
+    """An image that cannot be used. Keeps its one sentence when a loader's worker hands it over wrapped in a traceback."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rsplit("ImageError: ", 1)[-1].strip())
+
+
+class CheckedMapper(DatasetMapper):
+    """Turns a missing or undecodable image, or one of another size than stated, into an ImageError."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """As DatasetMapper."""
+        name = dataset_dict["file_name"]
+        try:
+            return super().__call__(dataset_dict)
+        except FileNotFoundError as error:
+            raise ImageError(f"image {name} does not exist; complete the data set, or take it out of the annotations") from error
+        except SizeMismatchError as error:
+            stated = f"{dataset_dict.get('width')} x {dataset_dict.get('height')}"
+            raise ImageError(
+                f"image {name} has not the size that its annotation file states (width x height {stated}); "
+                "put the right image there, or correct the annotations"
+            ) from error
+        # Pillow reports a damaged PNG as a SyntaxError
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ImageError(f"image {name} cannot be decoded ({error}); download it again") from error

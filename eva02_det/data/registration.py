@@ -1,0 +1,121 @@
+"""Which data sets exist, where their files lie, and loading them with checks."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets import register_coco_instances
+from omegaconf import DictConfig, OmegaConf
+
+from eva02_det.data.paths import datasets_root
+from eva02_det.data.validate import check_records, has_objects
+from eva02_det.utils.errors import UserError
+
+# name: annotation file and image folder below the root
+COCO = {
+    "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
+    "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
+    "coco_2017_test-dev": ("coco/annotations/image_info_test-dev2017.json", "coco/test2017"),
+}
+
+log = logging.getLogger(__name__)
+
+
+def register_coco() -> None:
+    """Register COCO 2017 train, val and test-dev below DETECTRON2_DATASETS. May be called again, after a change of root too."""
+    for name, (annotations, images) in COCO.items():
+        known = MetadataCatalog.get(name).get("json_file")
+        # somebody's own registration under a name of ours stays
+        if known is None or Path(known).as_posix().endswith(annotations):
+            register_coco_style(name, datasets_root() / annotations, datasets_root() / images)
+
+
+def register_coco_style(name: str, json_file: str | Path, image_root: str | Path) -> None:
+    """Register a data set in COCO's format, in the place of an earlier one of that name that has other files."""
+    files = {"json_file": str(json_file), "image_root": str(image_root)}
+    if name in DatasetCatalog.list():
+        known = MetadataCatalog.get(name)
+        if all(known.get(kind) and Path(known.get(kind)) == Path(path) for kind, path in files.items()):
+            return
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_instances(name, {}, **files)
+
+
+def require_datasets(names: str | Sequence[str]) -> None:
+    """Register the data sets and raise UserError where one is unknown or has no annotation file or image folder.
+
+    Beside COCO and what was registered by hand, a name `<set>_<split>` is found where the root holds
+    `<set>/annotations/instances_<split>.json` and `<set>/<split>/` with the images.
+    """
+    register_coco()
+    for name in _as_list(names):
+        if name not in DatasetCatalog.list():
+            _register_by_layout(name)
+        _require_files(name)
+
+
+def require_config_datasets(config: DictConfig) -> None:
+    """`require_datasets` for the training and test sets that a config names."""
+    for key in ("dataloader.train.dataset.names", "dataloader.test.dataset.names"):
+        names = OmegaConf.select(config, key, default=None)
+        if names:
+            require_datasets(names)
+
+
+def load_dataset(names: str | Sequence[str], filter_empty: bool = True) -> list[dict[str, Any]]:
+    """The checked records of one or several data sets (see `validate`); data sets are registered on the way.
+
+    filter_empty: leave out images without an object to learn from.
+    """
+    names = _as_list(names)
+    require_datasets(names)
+    files = [MetadataCatalog.get(name).get("json_file") for name in names]
+    try:
+        records = get_detection_dataset_dicts(names, filter_empty=False)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{', '.join(map(str, files))}: not valid JSON ({error}); download the annotations again") from error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{', '.join(map(str, files))}: not usable as COCO annotations ({reason})") from error
+    check_records(records, [file for file in files if file])
+    if not filter_empty:
+        return records
+    kept = [record for record in records if has_objects(record)]
+    log.info("%d of %d images of %s have objects and are used", len(kept), len(records), ", ".join(names))
+    if not kept:
+        raise UserError(f"no image of {', '.join(names)} has an annotated object, so there is nothing to train on")
+    return kept
+
+
+def _as_list(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _register_by_layout(name: str) -> None:
+    folder, _, split = name.rpartition("_")
+    home = datasets_root() / folder
+    annotations = home / "annotations" / f"instances_{split}.json"
+    if not folder or not home.is_dir():
+        raise UserError(
+            f"data set {name!r} is not known: it is neither COCO's nor registered, and there is no {annotations}; "
+            "correct its name, or set DETECTRON2_DATASETS to the folder that holds it"
+        )
+    register_coco_style(name, annotations, home / split)
+
+
+def _require_files(name: str) -> None:
+    known = MetadataCatalog.get(name)
+    for what, path, is_there in (
+        ("annotation file", known.get("json_file"), os.path.isfile),
+        ("image folder", known.get("image_root"), os.path.isdir),
+    ):
+        if path and "://" not in path and not is_there(path):
+            raise UserError(
+                f"data set {name!r} lacks its {what} {path}; download it, or set DETECTRON2_DATASETS "
+                f"(now {str(datasets_root())!r}) to the folder that holds the data sets"
+            )
