@@ -71,8 +71,8 @@ class DefaultAnchorGenerator(nn.Module):
     def _grid(self, size: tuple[int, int], stride: int, cell: Tensor) -> Tensor:
         """The cell's anchors moved to every position, [A, 4] -> [H * W * A, 4]."""
         ys, xs = ((torch.arange(count, device=cell.device, dtype=cell.dtype) + self.offset) * stride for count in size)
-        centres = torch.cartesian_prod(ys, xs).flip(1).reshape(-1, 1, 2)
-        return (centres.repeat(1, 1, 2) + cell).flatten(0, 1)
+        centres = torch.stack((xs.expand(size), ys[:, None].expand(size)), dim=-1)  # [H, W, (x, y)]
+        return (centres.repeat(1, 1, 2)[:, :, None] + cell).flatten(0, 2)
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:

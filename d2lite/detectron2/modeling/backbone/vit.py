@@ -63,7 +63,8 @@ class SimpleFeaturePyramid(Backbone):
         """[B, 3, H, W] -> {"p2": [B, C, H / 4, W / 4], ...}."""
         bottom_up = self.net(x)
         source = bottom_up[self.in_feature]
-        maps = dict(zip(self._out_features, (branch(source) for branch in self.stages)))
+        # RoIAlign reads this layout; changed here once rather than by each of its many calls
+        maps = dict(zip(self._out_features, (branch(source).contiguous() for branch in self.stages)))
         if self.top_block is not None:
             wanted = self.top_block.in_feature
             tops = self.top_block(bottom_up[wanted] if wanted in bottom_up else maps[wanted])
@@ -88,7 +89,7 @@ def _rescale(width: int, scale: float, norm: Norm) -> list[nn.Module]:
     layers: list[nn.Module] = []
     while scale > 1:
         if layers:
-            layers += [get_norm(norm, width), nn.GELU()]
+            layers += [get_norm(norm, width) or nn.Identity(), nn.GELU()]
         layers.append(nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2))
         width, scale = width // 2, scale / 2
     return layers

@@ -150,8 +150,8 @@ class StandardROIHeads(ROIHeads):
 
 
 def _maps(features: dict[str, Tensor], names: list[str]) -> list[Tensor]:
-    """The named maps, laid out once as RoIAlign reads them rather than by each of its calls."""
-    return [features[name].contiguous() for name in names]
+    """The named maps, in that order."""
+    return [features[name] for name in names]
 
 
 def _required(targets: list[Instances] | None) -> list[Instances]:
