@@ -20,7 +20,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, height, width] -> [B, D, rows, cols]."""
-        below, right = -images.shape[-2] % self.patch_size, -images.shape[-1] % self.patch_size
+        # written without a modulo, which the compiler cannot carry into the sizes that follow
+        below, right = (-(-side // self.patch_size) * self.patch_size - side for side in images.shape[-2:])
         if below or right:
             images = F.pad(images, (0, right, 0, below))
         return self.proj(images)

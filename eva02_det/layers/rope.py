@@ -21,9 +21,9 @@ def rotary_angles(
         raise ValueError(f"a head of {head_dim} channels cannot turn in two axes of channel pairs; use a multiple of 4")
     rows, cols = grid
     frequencies = theta ** (torch.arange(0, head_dim, 4, dtype=torch.float32, device=device) / -head_dim)
-    by_row, by_col = (
-        torch.outer(torch.arange(side, dtype=torch.float32, device=device) * span / side, frequencies) for side in (rows, cols)
-    )
+    places = [torch.arange(side, dtype=torch.float32, device=device) for side in grid]
+    # the side itself is taken from the tensor: a compiler that traces sizes as symbols cannot divide by one here
+    by_row, by_col = (torch.outer(place * span / (place[-1] + 1), frequencies) for place in places)
     return torch.cat((by_row.repeat_interleave(cols, 0), by_col.repeat(rows, 1)), -1)
 
 

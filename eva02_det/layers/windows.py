@@ -6,6 +6,7 @@ inside attention; norms, projections and feed-forward layers see the N real toke
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,12 +90,12 @@ class _Collect(torch.autograd.Function):
     """Rows `index` along axis 1; `inverse` says which of them each row became, or their number for none."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(inverse)
         return rows.index_select(1, index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
         nothing = grad.new_zeros(()).expand(grad.shape[0], 1, *grad.shape[2:])
         return torch.cat((grad, nothing), 1).index_select(1, inverse), None, None
@@ -104,11 +105,11 @@ class _Spread(torch.autograd.Function):
     """The other way: row n goes to `slot[n]`, and `fill` [B, 1, ...] to every slot that is empty."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, fill: Tensor, slot: Tensor, owner: Tensor, empty: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, fill: Tensor, slot: Tensor, owner: Tensor, empty: Tensor) -> Tensor:
         ctx.save_for_backward(slot, empty)
         return torch.cat((rows, fill), 1).index_select(1, owner)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         slot, empty = ctx.saved_tensors
         return grad.index_select(1, slot), grad.index_select(1, empty).sum(1, keepdim=True), None, None, None

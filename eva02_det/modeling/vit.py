@@ -131,7 +131,7 @@ class TrV(Backbone):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Linear weights and the position table normal(0.02), truncated; biases 0; norms 1 and 0; the patch projection as torch does."""
+        """Linear weights and the position table: normal(0.02), truncated; biases 0. Norms and patch projection: as torch does."""
         if self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.blocks.modules():
