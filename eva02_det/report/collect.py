@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from eva02_det.data.registration import load_dataset, register_coco_style
 from eva02_det.report.draw import Objects
 from eva02_det.utils.coco_masks import box_around, mask_of
 from eva02_det.utils.errors import UserError
@@ -43,34 +43,29 @@ class Source:
 
 
 def registered(name: str) -> Source:
-    """The data set that the catalogue holds under `name`."""
-    if name not in DatasetCatalog.list():
-        raise UserError(f"no data set is called {name!r}; known are {', '.join(sorted(DatasetCatalog.list()))}")
-    try:
-        records = DatasetCatalog.get(name)
-    except FileNotFoundError as error:
-        raise UserError(f"data set {name!r} lacks {error.filename}; point DETECTRON2_DATASETS to where it lies") from error
-    return _source(name, records)
+    """The data set called `name`: COCO, one that was registered, or one that lies below DETECTRON2_DATASETS."""
+    records = load_dataset(name, filter_empty=False)
+    metadata = MetadataCatalog.get(name)
+    class_names = tuple(metadata.get("thing_classes", ()))
+    identity = {position: position for position in range(len(class_names))}
+    return Source(name, tuple(records), class_names, metadata.get("thing_dataset_id_to_contiguous_id", identity))
 
 
 def coco_files(annotations: str | Path, images: str | Path) -> Source:
     """The data set of a COCO-style annotation file whose pictures lie in the folder `images`."""
-    path = Path(annotations).resolve()
-    if not Path(images).is_dir():
-        raise UserError(f"{images} is not a folder of pictures; give the folder that the file names in {annotations} refer to")
-    name = f"file:{path}"
-    content = _read_json(path, "annotation file")
-    if not isinstance(content, dict) or not {"images", "categories"} <= set(content):
-        raise UserError(f"{annotations} is not a COCO annotation file: it lacks 'images' or 'categories'")
-    if not content["images"] or not content["categories"]:
-        raise UserError(f"{annotations} names no images or no categories; nothing can be drawn")
-    MetadataCatalog.pop(name, None)  # the file may have changed since it was last read
-    return _source(name, load_coco_json(str(path), str(images), name), called=path.name)
+    name = str(Path(annotations).resolve())
+    register_coco_style(name, name, Path(images).resolve())
+    return replace(registered(name), name=Path(annotations).name)
 
 
 def read_results(path: str | Path) -> dict[int | str, list[Result]]:
     """A COCO result file, by image id."""
-    content = _read_json(Path(path), "result file")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"result file {path} does not exist; give the one that the evaluation wrote") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"result file {path} cannot be read as JSON: {error}") from error
     if not isinstance(content, list):
         raise UserError(f"{path} is not a COCO result file: it must hold a list of detections")
     by_image: dict[int | str, list[Result]] = {}
@@ -114,25 +109,6 @@ def detections(source: Source, results: Sequence[Result], size: tuple[int, int],
     boxes = [_corners(r["bbox"] if "bbox" in r else box_around(masks[row])) for row, r in enumerate(kept)]
     scores = np.array([r["score"] for r in kept], dtype=np.float64)
     return Objects(_boxes(boxes), _class_ids(classes), tuple(source.class_names[c] for c in classes), scores, masks)
-
-
-def _source(name: str, records: Sequence[Record], *, called: str = "") -> Source:
-    metadata = MetadataCatalog.get(name)
-    class_names = tuple(getattr(metadata, "thing_classes", ()))
-    identity = {position: position for position in range(len(class_names))}
-    class_of_category = getattr(metadata, "thing_dataset_id_to_contiguous_id", identity)
-    if not records:
-        raise UserError(f"data set {called or name} holds no images; nothing can be drawn")
-    return Source(called or name, tuple(records), class_names, class_of_category)
-
-
-def _read_json(path: Path, what: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{what} {path} cannot be read as JSON: {error}") from error
 
 
 def _score(result: Result) -> float:

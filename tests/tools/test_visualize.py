@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from projects.demo.scenes import write_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
-COCO = Path(os.environ.get("DETECTRON2_DATASETS", ROOT.parent / "shared" / "datasets")).resolve()
+TOOL = ROOT / "tools" / "visualize.py"
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(*arguments: object, datasets: Path | None = None) -> subprocess.CompletedProcess:
+def call(*arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    if datasets:
-        environment["DETECTRON2_DATASETS"] = str(datasets)
-    command = [sys.executable, str(ROOT / "tools" / "visualize.py"), *map(str, arguments)]
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -46,30 +45,53 @@ def test_truth_and_predictions_of_a_coco_file_become_pictures_and_a_page(scenes:
     assert "2 of 3" in page
 
 
-@pytest.mark.skipif(not (COCO / "coco" / "annotations" / "instances_val2017.json").is_file(), reason=f"no COCO under {COCO}")
-def test_a_registered_data_set_is_drawn_by_its_name(tmp_path: Path):
-    done = call("--data", "coco_2017_val", "--out", tmp_path, "--limit", 3, datasets=COCO)
-    assert done.returncode == 0, done.stderr
+def test_a_data_set_below_the_root_is_drawn_by_its_name(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes.parent))
+    name = f"{scenes.name}_val"
+    monkeypatch.setattr(sys, "argv", ["visualize.py", "--data", name, "--out", str(tmp_path)])
+    runpy.run_path(str(TOOL), run_name="__main__")
     assert len(list(tmp_path.glob("*.jpg"))) == 3
-    assert "coco_2017_val" in (tmp_path / "index.html").read_text()
+    assert name in (tmp_path / "index.html").read_text()
 
 
-def test_bad_input_is_one_sentence_and_status_two(scenes: Path, tmp_path: Path):
-    out = ["--out", tmp_path / "out"]
-    (tmp_path / "bad.json").write_text("{")
-    calls = {
-        "no data set is called 'nowhere'": ["--data", "nowhere", *out],
-        "coco/annotations/instances_val2017.json": ["--data", "coco_2017_val", *out],
-        "--json also needs --images": ["--json", "x.json", *out],
-        "x.json does not exist": ["--json", "x.json", "--images", scenes / "val", *out],
-        "missing is not a folder": ["--json", "x.json", "--images", tmp_path / "missing", *out],
-        "bad.json cannot be read as JSON": [*files_of(scenes), "--predictions", tmp_path / "bad.json", *out],
-        "limit of 0": [*files_of(scenes), "--limit", 0, *out],
-    }
-    for sentence, arguments in calls.items():
-        done = call(*arguments, datasets=tmp_path / "empty")
-        assert done.returncode == 2, (sentence, done.stderr)
-        assert sentence in done.stderr
-        assert done.stderr.splitlines()[-1].startswith("error: ")
-        assert "Traceback" not in done.stderr
+def test_bad_input_ends_the_process_with_one_sentence_and_status_two(scenes: Path, tmp_path: Path):
+    done = call(*files_of(scenes), "--predictions", tmp_path / "absent.json", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: result file ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "nowhere_val"], "'nowhere_val' is not known"),
+        (["--data", "coco_2017_val"], "coco/annotations/instances_val2017.json"),
+        (["--json", "x.json"], "--json also needs --images"),
+        (["--json", "x.json", "--images", "SCENES/val"], "x.json"),
+        (["--json", "SCENES/annotations/instances_val.json", "--images", "missing"], "missing"),
+        (["--json", "SCENES/annotations/instances_val.json", "--images", "SCENES/val", "--limit", "0"], "limit of 0"),
+        (["--json", "SCENES/annotations/instances_val.json", "--images", "SCENES/val", "--predictions", "B"], "as JSON"),
+    ],
+    ids=["unknown name", "absent set", "no images", "absent file", "absent folder", "no pictures asked for", "broken results"],
+)
+def test_each_bad_input_is_named(
+    arguments: list[str],
+    sentence: str,
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    (tmp_path / "B").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
+    given = [argument.replace("SCENES", str(scenes)) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["visualize.py", *given, "--out", "out"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert printed.startswith("error: ")
+    assert sentence in printed
     assert not (tmp_path / "out").exists()
