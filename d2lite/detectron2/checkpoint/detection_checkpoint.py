@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,31 +29,9 @@ class DetectionCheckpointer(Checkpointer):
         super().__init__(model, save_dir, save_to_disk=writes, **checkpointables)
         self.path_manager = PathManager
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As fvcore's. Where only the first process can see the file, the others take its model and checkpointables."""
-        if not path or comm.get_world_size() == 1:
-            return super().load(path, *args, **kwargs)
-        seen = comm.all_gather(os.path.isfile(self.path_manager.get_local_path(path)))
-        if not seen[0]:
-            raise OSError(f"the first process cannot read {path}")
-        if all(seen):
-            return super().load(path, *args, **kwargs)
-        rest = super().load(path, *args, **kwargs) if comm.is_main_process() else None
-        return self._share_from_main(rest, *args, **kwargs)
-
-    def _share_from_main(self, rest: dict[str, Any] | None, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        names = list(self.checkpointables) if checkpointables is None else checkpointables
-        objects = {"model": self.model, **{name: self.checkpointables[name] for name in names}}
-        states = {name: thing.state_dict() for name, thing in objects.items()} if comm.is_main_process() else {}
-        states, rest = comm.all_gather((states, rest))[0]
-        if not comm.is_main_process():
-            for name, thing in objects.items():
-                thing.load_state_dict(states[name])
-        return rest or {}
-
     def _load_file(self, f: str) -> dict[str, Any]:
         if urlsplit(f).path.endswith(".pkl"):
-            raise ValueError(f"{f} is a pickled file of a model zoo; d2lite reads what torch.save wrote, official detectron2 both")
+            raise ValueError(f"{f} is a pickle of a model zoo; d2lite reads what torch.save wrote, official detectron2 both")
         try:
             content = torch.load(f, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

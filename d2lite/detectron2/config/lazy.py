@@ -45,9 +45,10 @@ class LazyConfig:
         """Config in a .py or .yaml file.
 
         keys: a name of the file, whose value is returned, or several for a tuple. None: a DictConfig of all public
-        names that hold a dict, list or node.
+        names that hold a dict or a node.
         """
-        names = _read(os.fspath(filename).replace("/./", "/"))
+        filename = os.fspath(filename).replace("/./", "/")
+        names = _read(filename)
         if isinstance(keys, str):
             return as_config(_named(names, keys, filename))
         if keys is not None:

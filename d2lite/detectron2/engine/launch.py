@@ -68,12 +68,10 @@ def _work(
         rank=machine_rank * processes + local_rank,
         timeout=timeout,
     )
-    try:
-        comm.create_local_process_group(processes)
-        comm.synchronize()
-        main_func(*args)
-    finally:
-        dist.destroy_process_group()
+    comm.create_local_process_group(processes)
+    comm.synchronize()
+    main_func(*args)
+    dist.destroy_process_group()  # not after an error: the others would fail of it sooner than the error is reported
 
 
 def _free_port() -> int:

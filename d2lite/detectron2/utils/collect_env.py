@@ -11,7 +11,7 @@ from tabulate import tabulate
 __all__ = ["collect_env_info"]
 
 PACKAGES = (
-    *("torch", "torchvision", "numpy", "Pillow", "fvcore", "iopath", "omegaconf", "hydra-core"),
+    *("torchvision", "numpy", "Pillow", "fvcore", "iopath", "omegaconf", "hydra-core"),
     *("pycocotools", "faster-coco-eval"),
 )
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "DETECTRON2_DATASETS")
@@ -25,6 +25,7 @@ def collect_env_info() -> str:
         ("platform", f"{sys.platform}, {platform.machine()}, {os.cpu_count()} cores"),
         ("Python", sys.version.split()[0]),
         ("detectron2", f"{__version__} @{os.path.dirname(__file__)}"),
+        ("torch", torch.__version__),
         *((name, _version(name)) for name in PACKAGES),
         ("GPUs", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"),
         ("CUDA of torch", torch.version.cuda or "none"),
