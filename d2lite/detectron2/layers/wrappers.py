@@ -1,16 +1,14 @@
-"""Convolution with its norm and activation, and small tensor helpers."""
+"""Convolution with its norm and activation, and a loss that bears no rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 ConvTranspose2d = nn.ConvTranspose2d
-Linear = nn.Linear
 
 
 class Conv2d(nn.Conv2d):
@@ -28,16 +26,6 @@ class Conv2d(nn.Conv2d):
         for step in (super().forward, self.norm, self.activation):
             x = x if step is None else step(x)
         return x
-
-
-def cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
-    """`torch.cat` that hands a single tensor through without copying it."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
-
-
-def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...]:
-    """Positions of the nonzero entries, one index tensor per axis; a scalar counts as one axis."""
-    return torch.atleast_1d(x).nonzero(as_tuple=True)
 
 
 def cross_entropy(input: Tensor, target: Tensor, *, reduction: str = "mean", **kwargs: Any) -> Tensor:

@@ -1,6 +1,6 @@
 """Boxes, masks and the per-image record that carries them."""
 
-from .boxes import Boxes, BoxMode, pairwise_intersection, pairwise_ioa, pairwise_iou
+from .boxes import Boxes, BoxMode, pairwise_intersection, pairwise_iou
 from .image_list import ImageList
 from .instances import Instances
 from .masks import BitMasks, PolygonMasks, polygons_to_bitmask
@@ -13,7 +13,6 @@ __all__ = [
     "Instances",
     "PolygonMasks",
     "pairwise_intersection",
-    "pairwise_ioa",
     "pairwise_iou",
     "polygons_to_bitmask",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._box_mode import BoxMode
 
-__all__ = ["BoxMode", "Boxes", "pairwise_intersection", "pairwise_ioa", "pairwise_iou"]
+__all__ = ["BoxMode", "Boxes", "pairwise_intersection", "pairwise_iou"]
 
 
 class Boxes:
@@ -115,15 +115,4 @@ def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """Intersection over union, [N, M]; 0 where nothing is shared, also for boxes without area."""
     common = pairwise_intersection(boxes1, boxes2)
     union = boxes1.area()[:, None] + boxes2.area() - common
-    return _share(common, union)
-
-
-def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection over the area of the second box, [N, M]; 0 where nothing is shared."""
-    common = pairwise_intersection(boxes1, boxes2)
-    return _share(common, boxes2.area().expand_as(common))
-
-
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 for an empty part."""
-    return torch.where(part > 0, part / whole, part.new_zeros(()))
+    return torch.where(common > 0, common / union, common.new_zeros(()))
