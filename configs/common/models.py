@@ -20,6 +20,7 @@ from eva02_det.modeling.federated import FederatedClassWeights
 from eva02_det.modeling.pyramid import Eva02RCNN, MixedPrecisionPyramid
 from eva02_det.modeling.sizes import TRV_SIZES, spaced_global_blocks
 from eva02_det.modeling.vit import TrV
+from eva02_det.utils.errors import UserError
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 POOLED = ("p2", "p3", "p4", "p5")
@@ -51,6 +52,8 @@ def trv(
     size: str = "B", *, window_size: int = 16, num_global: int = 4, drop_path_rate: float = 0.1, **options: Any
 ) -> DictConfig:
     """TrV of size Ti, S, B or L, `num_global` of its blocks global. Released drop path: B 0.1, L 0.4 (0.3 from Objects365)."""
+    if size not in TRV_SIZES:
+        raise UserError(f"trv(size={size!r}) in the config: it must be one of {', '.join(TRV_SIZES)}")
     shape = TRV_SIZES[size]
     return L(TrV)(
         embed_dim=shape.embed_dim,
@@ -88,7 +91,9 @@ def cascade_mask_rcnn(
         select_boxes: e.g. `L(SoftNms)()`; None is hard NMS at 0.5, score threshold 0.05, 100 detections.
         rescore_masks: e.g. `L(Maskness)()`; None leaves scores alone.
     """
-    branch = mask_branch(channels, num_classes, heads.mask_convs) if masks else {}
+    # the layers refer to the heads' num_classes, so that overriding model.roi_heads.num_classes changes all of them
+    branch = mask_branch(channels, "${..num_classes}", heads.mask_convs) if masks else {}
+    predictors = [box_predictor(heads.box_width, "${...num_classes}", weights, class_loss) for _, weights in CASCADE]
     return L(Eva02RCNN)(
         backbone=pyramid(net, channels, image_size),
         proposal_generator=proposal_network(channels, proposals),
@@ -99,7 +104,7 @@ def cascade_mask_rcnn(
             box_in_features=list(POOLED),
             box_pooler=pooler(7),
             box_heads=[box_head(channels, heads) for _ in CASCADE],
-            box_predictors=[box_predictor(heads.box_width, num_classes, weights, class_loss) for _, weights in CASCADE],
+            box_predictors=predictors,
             proposal_matchers=[L(Matcher)(thresholds=[iou], labels=[0, 1]) for iou, _ in CASCADE],
             **branch,
             select_boxes=select_boxes,
@@ -177,7 +182,9 @@ def box_head(channels: int, sizes: HeadSizes) -> DictConfig:
     )
 
 
-def box_predictor(width: int, num_classes: int, weights: Sequence[float], class_loss: dict[str, Any] | None = None) -> DictConfig:
+def box_predictor(
+    width: int, num_classes: int | str, weights: Sequence[float], class_loss: dict[str, Any] | None = None
+) -> DictConfig:
     """Class scores and one box per region, the same for all classes."""
     return L(FastRCNNOutputLayers)(
         input_shape=L(ShapeSpec)(channels=width),
@@ -191,7 +198,7 @@ def box_predictor(width: int, num_classes: int, weights: Sequence[float], class_
     )
 
 
-def mask_branch(channels: int, num_classes: int, convs: int = 4) -> dict[str, Any]:
+def mask_branch(channels: int, num_classes: int | str, convs: int = 4) -> dict[str, Any]:
     """Keywords of the heads for one 28 x 28 mask per class."""
     return {
         "mask_in_features": list(POOLED),

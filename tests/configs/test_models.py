@@ -116,10 +116,24 @@ def test_global_blocks_are_those_of_the_released_table() -> None:
 
 def test_each_pyramid_level_has_anchors_of_one_size_at_its_stride() -> None:
     generator = instantiate(cascade_mask_rcnn(trv()).proposal_generator.anchor_generator)
-    for anchors, side, stride in zip(generator.cell_anchors, (32, 64, 128, 256, 512), generator.strides):
-        areas = (anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1])
-        torch.testing.assert_close(areas, torch.full((3,), float(side**2)))
-        assert stride * 8 == side
+    anchors = generator([torch.zeros(1, 1, 1, 2)] * 5)
+    for level, side in zip(anchors, (32, 64, 128, 256, 512), strict=True):
+        torch.testing.assert_close(level.area(), torch.full((6,), float(side**2)))
+        step = level.tensor[3:] - level.tensor[:3]  # stride is one eighth of the side
+        torch.testing.assert_close(step, torch.tensor([side / 8, 0, side / 8, 0]).expand(3, 4))
+
+
+def test_overriding_the_number_of_classes_once_changes_every_layer() -> None:
+    tree = nano(num_classes=80)
+    tree.roi_heads.num_classes = 3
+    heads = instantiate(tree).roi_heads
+    assert [predictor.cls_score.out_features for predictor in heads.box_predictor] == [4, 4, 4]
+    assert heads.mask_head.predictor.out_channels == 3
+
+
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'XL'.*Ti, S, B, L"):
+        trv("XL")
 
 
 def test_a_nano_detector_trains_on_one_image() -> None:

@@ -147,6 +147,17 @@ def test_half_precision_candidates_keep_their_type_but_decay_in_float32() -> Non
     torch.testing.assert_close(decayed, full.half())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_gives_what_the_cpu_gives(method: str) -> None:
+    candidates = crowded_candidates(2000, 20, seed=13)
+    rows, scores = soft_nms(*(part.cuda() for part in candidates), method=method)
+    expected_rows, expected = soft_nms(*candidates, method=method)
+    torch.testing.assert_close(scores.cpu(), expected, rtol=1e-5, atol=1e-7)
+    assert (rows.cpu() == expected_rows).float().mean() > 0.999  # the last bit of a product may swap two equals
+
+
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cubic.*linear, gaussian, naive"):
         soft_nms(torch.zeros(2, 4), torch.ones(2), method="cubic")
