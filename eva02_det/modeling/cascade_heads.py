@@ -17,6 +17,8 @@ MaskRescorer = Callable[[Instances], Instances]
 class Eva02CascadeROIHeads(CascadeROIHeads):
     """`CascadeROIHeads` with two choices for inference; training is that of the parent.
 
+    detectron2 offers no public hook after the last stage: `_forward_box` and `_forward_mask` are its overridable steps.
+
     Args:
         select_boxes: boxes and averaged class scores of one image -> detections, e.g. `SoftNms()`. None: detectron2's
             own route with the thresholds of the last box predictor.
