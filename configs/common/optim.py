@@ -1,8 +1,8 @@
-"""AdamW with layer-wise learning-rate decay, and the two schedules of the published recipes."""
+"""AdamW with layer-wise learning-rate decay, the two schedules of the published recipes, and one for short runs."""
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler, get_default_optimizer_params
-from fvcore.common.param_scheduler import ConstantParamScheduler, MultiStepParamScheduler
+from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler, MultiStepParamScheduler
 from omegaconf import DictConfig
 from torch.optim import AdamW
 
@@ -36,3 +36,9 @@ def constant_schedule(max_iter: int, *, warmup: int) -> DictConfig:
     """Factor 1 after `warmup` iterations that rise linearly from 0.001 (Tables 32 and 33)."""
     constant = L(ConstantParamScheduler)(value=1.0)
     return L(WarmupParamScheduler)(scheduler=constant, warmup_length=warmup / max_iter, warmup_factor=0.001)
+
+
+def cosine_schedule(max_iter: int, *, warmup: int) -> DictConfig:
+    """Factor 1 falling to 0.01 along a half cosine, after `warmup` iterations that rise linearly from 0.001."""
+    cosine = L(CosineParamScheduler)(start_value=1.0, end_value=0.01)
+    return L(WarmupParamScheduler)(scheduler=cosine, warmup_length=warmup / max_iter, warmup_factor=0.001)

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+from detectron2.config import LazyConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from detectron2.config import LazyConfig
 from eva02_det.utils.errors import UserError
 
 
