@@ -79,9 +79,9 @@ def load_dataset(names: str | Sequence[str], filter_empty: bool = True) -> list[
         records = get_detection_dataset_dicts(names, filter_empty=False)
     except json.JSONDecodeError as error:
         raise UserError(f"{', '.join(map(str, files))}: not valid JSON ({error}); download the annotations again") from error
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{', '.join(map(str, files))}: not usable as COCO annotations ({reason})") from error
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{', '.join(map(str, files))}: not usable as COCO annotations ({reason}); correct the file") from error
     check_records(records, [file for file in files if file])
     if not filter_empty:
         return records

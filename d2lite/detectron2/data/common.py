@@ -4,14 +4,17 @@ import copy
 import logging
 import random
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from torch.utils import data
 
 from ._shared_list import SharedList
 
+DRAWS = 20  # random replacements for an item that gives nothing, before all are gone through in order
 MAX_BAD_ITEMS_IN_A_ROW = 3
+
+log = logging.getLogger(__name__)
 
 
 class DatasetFromList(data.Dataset):
@@ -53,13 +56,13 @@ class MapDataset(data.Dataset):
 
     def __getitem__(self, idx: int) -> Any:
         wanted = int(idx)
-        for tries in range(1, len(self) + 1):
-            mapped = self._map_func(self._dataset[wanted])
+        drawn = (self._replacements.randrange(len(self)) for _ in range(DRAWS))
+        for tries, candidate in enumerate(chain((wanted,), drawn, range(len(self))), 1):
+            mapped = self._map_func(self._dataset[candidate])
             if mapped is not None:
                 return mapped
             if tries == MAX_BAD_ITEMS_IN_A_ROW:
-                logging.getLogger(__name__).warning("%d items in a row gave nothing, the first is number %d", tries, idx)
-            wanted = self._replacements.randrange(len(self))
+                log.warning("%d items in a row gave nothing, the first is number %d", tries, wanted)
         raise ValueError(f"no item of this data set survives {self._map_func}")
 
 

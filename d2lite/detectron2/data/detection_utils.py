@@ -111,7 +111,7 @@ def annotations_to_instances(
 
 def _polygon_masks(masks: list) -> PolygonMasks:
     if not all(isinstance(mask, list) for mask in masks):
-        raise ValueError("some masks are run lengths or bitmaps; set the mapper's instance_mask_format to 'bitmask'")
+        raise ValueError("run lengths and bitmaps need mask_format (instance_mask_format of the mapper) 'bitmask'")
     return PolygonMasks(masks)
 
 

@@ -42,6 +42,8 @@ def load_coco_json(
     """
     with PathManager.open(json_file) as stream:
         content = json.load(stream)
+    if not isinstance(content, dict):
+        raise AssertionError(f"{json_file} holds a {type(content).__name__}, not a COCO annotation file")
     to_contiguous = _note_categories(content.get("categories", []), dataset_name) if dataset_name is not None else None
     by_image = _group_by_image(content.get("annotations", []), json_file)
     keys = ("iscrowd", "bbox", "category_id", *(extra_annotation_keys or ()))

@@ -43,7 +43,9 @@ class Augmentation:
     def __call__(self, aug_input: AugInput) -> Transform:
         """Draw a transform for `aug_input`, apply it there, return it."""
         wanted = [p.name for p in inspect.signature(self.get_transform).parameters.values() if p.default is p.empty]
-        missing = [name for name in wanted if getattr(aug_input, name, None) is None]
+        if len(wanted) == 1:  # a lone argument is the image, whatever it is called
+            wanted = ["image"]
+        missing = [name for name in wanted if not hasattr(aug_input, name)]
         if missing:
             raise AttributeError(f"{type(self).__name__} looks at {', '.join(missing)}, which the input does not have")
         drawn = self.get_transform(*(getattr(aug_input, name) for name in wanted))
