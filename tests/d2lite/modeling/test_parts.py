@@ -23,7 +23,8 @@ def test_anchors_have_their_size_ratio_and_centre():
     torch.testing.assert_close(boxes.area(), torch.full((12,), 32.0**2))
     width, height = (boxes.tensor[:, 2:] - boxes.tensor[:, :2]).unbind(1)
     torch.testing.assert_close(height / width, torch.tensor([0.5, 2.0]).repeat(6))
-    assert boxes.get_centers()[::2].tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
+    centres = torch.tensor([[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]], dtype=torch.float32)
+    torch.testing.assert_close(boxes.get_centers()[::2], centres)
 
 
 def test_anchors_of_several_sizes_come_size_by_size():
@@ -115,7 +116,9 @@ def test_no_boxes_give_no_labels():
     assert matches.shape == labels.shape == (0,)
 
 
-@pytest.mark.parametrize(("thresholds", "labels"), [([0.7, 0.3], [0, -1, 1]), ([0.5], [0, 1, 1]), ([0.5], [0, 2]), ([0.0], [0, 1])])
+@pytest.mark.parametrize(
+    ("thresholds", "labels"), [([0.7, 0.3], [0, -1, 1]), ([0.5], [0, 1, 1]), ([0.5], [0, 2]), ([0.0], [0, 1])]
+)
 def test_a_matcher_refuses_thresholds_and_labels_that_do_not_fit(thresholds, labels):
     with pytest.raises(AssertionError):
         Matcher(thresholds, labels)
@@ -124,7 +127,9 @@ def test_a_matcher_refuses_thresholds_and_labels_that_do_not_fit(thresholds, lab
 # sampling
 
 
-@pytest.mark.parametrize(("num_positive", "num_negative", "drawn"), [(50, 100, (8, 24)), (3, 100, (3, 29)), (50, 4, (8, 4)), (0, 0, (0, 0))])
+@pytest.mark.parametrize(
+    ("num_positive", "num_negative", "drawn"), [(50, 100, (8, 24)), (3, 100, (3, 29)), (50, 4, (8, 4)), (0, 0, (0, 0))]
+)
 def test_positives_are_limited_and_negatives_fill_up(num_positive, num_negative, drawn):
     labels = torch.tensor([7] * num_positive + [9] * num_negative + [-1] * 20)
     positive, negative = subsample_labels(labels, 32, 0.25, bg_label=9)
@@ -160,8 +165,8 @@ def pyramid_maps() -> list[torch.Tensor]:
 
 
 def boxes_of_all_sizes() -> list[Boxes]:
-    sides = torch.tensor([20.0, 400.0, 130.0, 250.0, 30.0])
-    boxes = torch.stack((sides / 8, sides / 4, sides, sides), dim=1)
+    sides = torch.tensor([20.0, 460.0, 130.0, 250.0, 30.0])
+    boxes = torch.stack((0 * sides + 4, 0 * sides + 6, sides + 4, sides + 6), dim=1)
     return [Boxes(boxes), Boxes(boxes.flip(0)[:3])]
 
 
