@@ -125,3 +125,14 @@ def test_a_detector_without_masks_finds_boxes():
         found = detector(cascade(masks=False)).eval()(batch())[0]["instances"]
     assert not found.has("pred_masks")
     assert len(found) > 0
+
+
+def test_low_precision_training_has_finite_losses_near_those_in_full_precision():
+    model = detector()
+    full = losses_of(model, batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        low = losses_of(model, batch())
+    assert set(low) == set(full)
+    for name, loss in low.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(full[name].item(), rel=0.2, abs=0.05)

@@ -1,5 +1,8 @@
 """Batches of images of different sizes."""
 
+from pathlib import Path
+
+import detectron2
 import pytest
 import torch
 from detectron2.structures import ImageList
@@ -54,3 +57,9 @@ def test_the_type_of_the_images_is_kept():
 
 def test_a_batch_has_the_length_of_its_images():
     assert len(ImageList.from_tensors(images())) == 2
+
+
+@pytest.mark.skipif("d2lite" not in Path(detectron2.__file__).parts, reason="the official package cuts such an image off")
+def test_an_image_larger_than_the_square_enlarges_the_square():
+    batch = ImageList.from_tensors(images(), padding_constraints={"square_size": 11})
+    assert batch.tensor.shape[-2:] == (13, 13)
