@@ -4,6 +4,7 @@ import logging
 import random
 from collections import OrderedDict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,9 @@ def device_of(config: DictConfig) -> torch.device:
 def check_train_options(config: DictConfig) -> None:
     """UserError for values that could only fail later."""
     device_of(config)
+    checkpoint = get(config, "train.init_checkpoint", "")
+    if checkpoint and "://" not in checkpoint and not Path(checkpoint).is_file():
+        raise UserError(f"checkpoint {checkpoint} does not exist; correct train.init_checkpoint")
     if precision_of(config) not in PRECISIONS:
         raise UserError(f"train.amp.precision={precision_of(config)} is not one of {', '.join(PRECISIONS)}")
     for key in ("train.max_iter", "train.accumulate", "train.log_period"):
