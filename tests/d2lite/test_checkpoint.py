@@ -96,8 +96,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 @d2lite_only
-@pytest.mark.parametrize("name", ["w.pkl", "w.pth"])
-def test_files_that_are_no_checkpoints_are_refused_by_name(tmp_path, name):
-    Path(tmp_path / name).write_bytes(pickle.dumps([1], protocol=2))
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("zoo.pkl", pickle.dumps({})), ("list.pth", pickle.dumps([1], protocol=2)), ("text.pth", b"404"), ("empty.pth", b"")],
+)
+def test_files_that_are_no_checkpoints_are_refused_by_name(tmp_path, name, content):
+    Path(tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         DetectionCheckpointer(Detector()).load(str(tmp_path / name))

@@ -34,8 +34,9 @@ class DetectionCheckpointer(Checkpointer):
             raise ValueError(f"{f} is a pickle of a model zoo; d2lite reads what torch.save wrote, official detectron2 both")
         try:
             content = torch.load(f, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{f} is not a checkpoint of tensors and plain values: {str(error).splitlines()[0]}") from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # code, damaged, cut short
+            reason = (str(error) or "it ends too early").splitlines()[0]
+            raise ValueError(f"{f} is not a checkpoint of tensors and plain values: {reason}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{f} holds a {type(content).__name__}, not the dict of a checkpoint")
         return content if "model" in content else {"model": content}

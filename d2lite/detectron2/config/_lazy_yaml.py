@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import yaml
-from omegaconf import DictConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
 from ._names import dotted_name, find_named
 
@@ -67,11 +67,11 @@ def to_yaml(cfg: Any) -> str:
     try:
         text = yaml.dump(_plain(tree), Dumper=_Dumper, default_flow_style=None, allow_unicode=True, width=9999, sort_keys=True)
         yaml.unsafe_load(text)
-    except Exception as error:  # noqa: BLE001  objects raise what they like when they are copied
+    except Exception as error:  # objects raise what they like when they are copied
         raise NotInYaml(str(error)) from error
     return text
 
 
-def from_yaml(text: str) -> DictConfig:
+def from_yaml(text: str) -> DictConfig | ListConfig:
     """The config that `to_yaml` wrote. Like a config in Python it may name any callable: read only what you trust."""
     return OmegaConf.create(yaml.unsafe_load(text), flags={"allow_objects": True})

@@ -34,7 +34,7 @@ class LazyCall:
         self._target = dotted_name(target) if dataclasses.is_dataclass(target) else target
 
     def __call__(self, **kwargs: Any) -> DictConfig:
-        return DictConfig({**kwargs, "_target_": self._target}, flags={"allow_objects": True})
+        return DictConfig(dict(kwargs, _target_=self._target), flags={"allow_objects": True})
 
 
 class LazyConfig:

@@ -145,11 +145,11 @@ class LRScheduler(HookBase):
 
     @property
     def scheduler(self) -> Any:
-        return self._scheduler or self.trainer.scheduler  # type: ignore[attr-defined]  only trainers that have one
+        return self._scheduler or self.trainer.scheduler  # type: ignore[attr-defined]  # only trainers that have one
 
     def before_train(self) -> None:
         if self._optimizer is None:
-            self._optimizer = self.trainer.optimizer  # type: ignore[attr-defined]  only trainers that have one
+            self._optimizer = self.trainer.optimizer  # type: ignore[attr-defined]  # only trainers that have one
         self._shown = self.get_best_param_group_id(self._optimizer)
         factor = self.scheduler
         if isinstance(factor, ParamScheduler):
@@ -167,14 +167,14 @@ class LRScheduler(HookBase):
         return rates.index(Counter(rates).most_common(1)[0][0])
 
     def after_step(self) -> None:
-        rate = self._optimizer.param_groups[self._shown]["lr"]  # type: ignore[union-attr]  set in before_train
+        rate = self._optimizer.param_groups[self._shown]["lr"]  # type: ignore[union-attr]  # set in before_train
         self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
         self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         return self.scheduler.state_dict() if isinstance(self.scheduler, TorchScheduler) else {}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if isinstance(self.scheduler, TorchScheduler):
             self.scheduler.load_state_dict(state_dict)
 

@@ -135,7 +135,7 @@ class TrainerBase:
         first = {type(hook).__qualname__: hook for hook in reversed(self._hooks)}
         for name, state in state_dict.get("hooks", {}).items():
             if name in first:
-                first[name].load_state_dict(state)  # type: ignore[attr-defined]  a hook with a state can load it
+                first[name].load_state_dict(state)  # type: ignore[attr-defined]  # a hook with a state can load it
             else:
                 logger.warning(f"the checkpoint has a state for the hook {name}, which this run does not have; it is left out")
 

@@ -51,6 +51,6 @@ class LRMultiplier(LRScheduler):
         """Only what is not known from the config: a resumed run may change its schedule."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[Any]:
         factor = self._multiplier(self.last_epoch / self._max_iter)
         return [initial * factor for initial in self.base_lrs]

@@ -22,11 +22,6 @@ def get_event_storage() -> EventStorage:
     return _entered[-1]
 
 
-def has_event_storage() -> bool:
-    """Whether we are inside `with EventStorage():`."""
-    return bool(_entered)
-
-
 class EventStorage:
     """Scalars by name, each value with the iteration it belongs to."""
 

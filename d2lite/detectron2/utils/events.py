@@ -1,6 +1,6 @@
 """What happens during training: a store of scalars, and writers that report them."""
 
-from ._event_storage import EventStorage, get_event_storage, has_event_storage
+from ._event_storage import EventStorage, get_event_storage
 from ._event_writers import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 
 __all__ = [
@@ -10,5 +10,4 @@ __all__ = [
     "JSONWriter",
     "TensorboardXWriter",
     "get_event_storage",
-    "has_event_storage",
 ]

@@ -17,6 +17,7 @@ from .file_io import PathManager
 __all__ = ["create_small_table", "log_every_n_seconds", "log_first_n", "setup_logger"]
 
 _DATES = "%m/%d %H:%M:%S"
+_PLAIN = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATES)
 _seen: Counter[tuple[object, ...]] = Counter()
 _last_said: dict[tuple[object, ...], float] = {}
 
@@ -35,43 +36,37 @@ def setup_logger(
     """The logger `name`, which speaks on the screen in the first process, and writes to a file in every one.
 
     output: a file (.txt or .log), or a folder for log.txt; other processes append ".rank1" and so on. None: no file.
-    abbrev_name: written instead of `name`; by default "d2" for detectron2.
+    color: colours, and short names, on the screen. abbrev_name: the short name; by default "d2" for detectron2.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = enable_propagation
     short = abbrev_name if abbrev_name is not None else {"detectron2": "d2"}.get(name, name)
     if configure_stdout and distributed_rank == 0:
-        logger.addHandler(_handler(sys.stdout, _Formatter(name, short, color)))
+        logger.addHandler(_handler(sys.stdout, _Colored(name, short) if color else _PLAIN))
     if output is not None:
         path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
         path += f".rank{distributed_rank}" if distributed_rank else ""
         PathManager.mkdirs(os.path.dirname(path) or ".")
-        logger.addHandler(_handler(_open_log(path), _Formatter(name, short, False)))
+        logger.addHandler(_handler(_open_log(path), _PLAIN))
     return logger
 
 
-class _Formatter(logging.Formatter):
-    """Time, short logger name, message; warnings and errors say that they are."""
+class _Colored(logging.Formatter):
+    """Green time and short name before the message; warnings and errors in yellow and red."""
 
-    def __init__(self, name: str, short: str, color: bool) -> None:
-        paint = colored if color else _unpainted
-        prefix = paint("[%(asctime)s %(name)s]: ", "green")
-        super().__init__(f"{prefix}%(message)s", datefmt=_DATES)
-        self._name, self._short, self._paint = name, short, paint
+    def __init__(self, name: str, short: str) -> None:
+        super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATES)
+        self._name, self._short = name, short
 
     def format(self, record: logging.LogRecord) -> str:
         shown = logging.makeLogRecord(vars(record))
-        if (record.name + ".").startswith(self._name + "."):
-            shown.name = (self._short + record.name[len(self._name) :]).lstrip(".")
+        if record.name == self._name or record.name.startswith(f"{self._name}."):
+            shown.name = f"{self._short}{record.name[len(self._name) :]}".lstrip(".")
         line = super().format(shown)
         if record.levelno < logging.WARNING:
             return line
-        return f"{self._paint(record.levelname, 'red' if record.levelno > logging.WARNING else 'yellow')} {line}"
-
-
-def _unpainted(text: str, *_: object) -> str:
-    return text
+        return f"{colored(record.levelname, 'red' if record.levelno > logging.WARNING else 'yellow')} {line}"
 
 
 def _handler(stream: IO[str], formatter: logging.Formatter) -> logging.Handler:
