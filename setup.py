@@ -28,6 +28,7 @@ EXTRAS = {
     "report": ["supervision>=0.25"],  # drawing of boxes and masks; MIT
     "dev": [
         "pytest>=8",  # MIT
+        "pytest-xdist>=3.6",  # one worker per core; MIT
         "ruff>=0.9",  # MIT
         "mypy>=1.13",  # MIT
         "timm>=1.0.12",  # independent reference of the backbone; Apache-2.0

@@ -67,10 +67,10 @@ def require_config_datasets(config: DictConfig) -> None:
             require_datasets(names)
 
 
-def load_dataset(names: str | Sequence[str], filter_empty: bool = True) -> list[dict[str, Any]]:
+def load_dataset(names: str | Sequence[str], filter_empty: bool = True, first: int | None = None) -> list[dict[str, Any]]:
     """The checked records of one or several data sets (see `validate`); data sets are registered on the way.
 
-    filter_empty: leave out images without an object to learn from.
+    filter_empty: leave out images without an object to learn from. first: at most so many of the records that remain.
     """
     names = _as_list(names)
     require_datasets(names)
@@ -84,12 +84,12 @@ def load_dataset(names: str | Sequence[str], filter_empty: bool = True) -> list[
         raise UserError(f"{', '.join(map(str, files))}: not usable as COCO annotations ({reason}); correct the file") from error
     check_records(records, [file for file in files if file])
     if not filter_empty:
-        return records
+        return records[:first]
     kept = [record for record in records if has_objects(record)]
     log.info("%d of %d images of %s have objects and are used", len(kept), len(records), ", ".join(names))
     if not kept:
         raise UserError(f"no image of {', '.join(names)} has an annotated object, so there is nothing to train on")
-    return kept
+    return kept[:first]
 
 
 def _as_list(names: str | Iterable[str]) -> list[str]:

@@ -41,10 +41,12 @@ class CocoEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         max_detections: Sequence[int] = (1, 10, 100),
         backend: str = "faster-coco-eval",
+        seen_only: bool = False,
     ) -> None:
         """tasks: of "bbox" and "segm"; None: both where the detector makes masks. output_dir: where to write the predictions.
         max_detections: limits per image and class, the last of which AP is for. backend: who computes; "pycocotools" is the
-        slow reference."""
+        slow reference. seen_only: score against the images that were evaluated, for a part of a data set; otherwise an image
+        left out counts as one where nothing was found."""
         if backend not in BACKENDS:
             raise UserError(f"COCO evaluation has no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         if unknown := set(tasks or ()) - set(TASKS):
@@ -59,6 +61,7 @@ class CocoEvaluator(DatasetEvaluator):
         self.output_dir = output_dir
         self.max_detections = sorted(int(limit) for limit in max_detections)
         self.backend = backend
+        self.seen_only = seen_only
         self._predictions: list[ImagePredictions] = []
 
     def reset(self) -> None:
@@ -86,7 +89,8 @@ class CocoEvaluator(DatasetEvaluator):
             where = f"the predictions are in {self.output_dir}" if self.output_dir else "set output_dir to keep the predictions"
             log.warning("%s has no ground truth (a test set), so there is no AP; %s", self.dataset_name, where)
             return {}
-        return {task: self._metrics(results, task) for task in self.tasks or self._inferred_tasks(predictions)}
+        truth = self._part({one.image_id for one in predictions}) if self.seen_only else self.ground_truth
+        return {task: self._metrics(truth, results, task) for task in self.tasks or self._inferred_tasks(predictions)}
 
     @cached_property
     def ground_truth(self) -> dict[str, Any]:
@@ -104,6 +108,12 @@ class CocoEvaluator(DatasetEvaluator):
         forward = MetadataCatalog.get(self.dataset_name).get("thing_dataset_id_to_contiguous_id")
         return dict(enumerate(ids)) if forward is None else {index: category for category, index in forward.items()}
 
+    def _part(self, image_ids: set[Any]) -> dict[str, Any]:
+        """The ground truth of some images."""
+        images = [image for image in self.ground_truth["images"] if image["id"] in image_ids]
+        annotations = [one for one in self.ground_truth["annotations"] if one["image_id"] in image_ids]
+        return {**self.ground_truth, "images": images, "annotations": annotations}
+
     def _inferred_tasks(self, predictions: Sequence[ImagePredictions]) -> Sequence[str]:
         """Masks are scored where both sides have them."""
         both = predictions[0].runs is not None and has_masks(self.ground_truth)
@@ -115,10 +125,10 @@ class CocoEvaluator(DatasetEvaluator):
             write_json(path, results)
             log.info("%d predictions written to %s", len(results), path)
 
-    def _metrics(self, results: list[dict[str, Any]], task: str) -> Metrics:
-        evaluation = run_coco(self.ground_truth, results, task, max_detections=self.max_detections, backend=self.backend)
+    def _metrics(self, truth: dict[str, Any], results: list[dict[str, Any]], task: str) -> Metrics:
+        evaluation = run_coco(truth, results, task, max_detections=self.max_detections, backend=self.backend)
         metrics = summary(evaluation)
-        names = {category["id"]: category["name"] for category in self.ground_truth["categories"]}
+        names = {category["id"]: category["name"] for category in truth["categories"]}
         by_class = {names[category]: value for category, value in class_ap(evaluation).items()}
         log.info("%s on %s, percent:\n%s", task, self.dataset_name, tabulate([metrics], headers="keys", floatfmt=".3f"))
         if len(by_class) > 1:

@@ -68,6 +68,13 @@ def test_an_image_without_objects_is_for_evaluation_only(root):
     assert [record["image_id"] for record in load_dataset("tiny_train", filter_empty=False)] == [1, 2, 3]
 
 
+def test_the_first_records_can_be_asked_for_alone(root):
+    tiny_coco.write(root, "train", tiny_coco.content())
+    everything = load_dataset("tiny_train")
+    assert load_dataset("tiny_train", first=2) == everything[:2]
+    assert load_dataset("tiny_train", filter_empty=False, first=1) == load_dataset("tiny_train", filter_empty=False)[:1]
+
+
 def test_a_missing_annotation_file_is_named_with_the_remedy(root):
     with pytest.raises(UserError) as raised:
         require_datasets("coco_2017_val")

@@ -115,6 +115,17 @@ def test_a_detector_that_finds_nothing_scores_zero(truth):
     assert math.isnan(metrics["bbox"]["AP-class 11"])
 
 
+def test_a_part_of_a_data_set_is_scored_against_the_images_that_were_seen(truth):
+    part = range(1, 4)
+    results = [one for one in scenes.detections(truth, 4) if one["image_id"] in part]
+    seen = {**truth, "images": [image for image in truth["images"] if image["id"] in part]}
+    seen["annotations"] = [one for one in truth["annotations"] if one["image_id"] in part]
+    expected = summary(run_coco(seen, results, "bbox", backend="pycocotools"))
+    found = feed(CocoEvaluator(NAME, seen_only=True), results, part).evaluate()["bbox"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert feed(CocoEvaluator(NAME), results, part).evaluate()["bbox"]["AR100"] < found["AR100"]
+
+
 def test_reset_forgets_the_pass_before(truth):
     results = scenes.detections(truth, 4)
     evaluator = feed(CocoEvaluator(NAME), results, IMAGES)
