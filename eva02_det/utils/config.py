@@ -60,10 +60,10 @@ def arguments(node: Any) -> list[str]:
     target = _target(node)
     if target is None:
         return []
-    makers = [k.__init__ for k in target.__mro__ if k is not object] if isinstance(target, type) else [target]
+    makers = [vars(k)["__init__"] for k in target.__mro__ if "__init__" in vars(k)] if isinstance(target, type) else [target]
     names: list[str] = []
     for maker in makers:
-        parameters = inspect.signature(maker).parameters.values()
+        parameters = [] if maker is object.__init__ else inspect.signature(maker).parameters.values()
         names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break  # only what is passed on with ** reaches the next class

@@ -22,7 +22,8 @@ OBJECTS = 3  # in every image, so that each rank averages its mask loss over as 
 
 def detector() -> torch.nn.Module:
     """No draw of its own: every anchor and proposal takes part, and proposals are too small to become foreground."""
-    net = L(TrV)(embed_dim=32, depth=2, num_heads=2, window_size=3, global_block_indexes=[1], positions=L(Positions)(pretrain_grid=6))
+    grid = L(Positions)(pretrain_grid=SIDE_PX // 16)
+    net = L(TrV)(embed_dim=32, depth=2, num_heads=2, window_size=3, global_block_indexes=[1], positions=grid)
     node = cascade_mask_rcnn(
         net,
         num_classes=3,
@@ -58,9 +59,10 @@ def take_steps(target: str, count: int, *, accumulate: int = 1) -> None:
     """`count` steps on two images each, shared among the ranks; the first rank saves the weights and its fg counts."""
     torch.set_num_threads(1)
     world, rank = comm.get_world_size(), comm.get_rank()
-    share = 2 // world // accumulate
-    mine = [x for start in range(0, 2 * count, 2) for x in images(2 * count)[start : start + 2][rank * (2 // world) :][: 2 // world]]
-    batches = [mine[i : i + share] for i in range(0, len(mine), share)]
+    share = 2 // world  # of the two images of a step
+    drawn = images(2 * count)
+    mine = [one for i, one in enumerate(drawn) if i % 2 // share == rank]
+    batches = [mine[i : i + share // accumulate] for i in range(0, len(mine), share // accumulate)]
     model = create_ddp_model(detector(), broadcast_buffers=False)
     trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), accumulate=accumulate)
     trainer.max_iter = count

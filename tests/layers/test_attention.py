@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eva02_det.layers.attention import RotaryAttention, attention_kernel
 from eva02_det.layers.rope import rotary_table
@@ -37,23 +38,41 @@ def by_definition(module: RotaryAttention, tokens: torch.Tensor, angles: torch.T
     return torch.cat(heads, 1) @ module.proj.weight.T + module.proj.bias
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("grid", [(3, 4), (12, 11)])
-def test_output_equals_the_formula_with_one_projection_product_and_with_three(grid: tuple[int, int]) -> None:
+def test_output_equals_the_formula_with_one_projection_product_and_with_three(grid: tuple[int, int], training: bool) -> None:
     module = attention()  # 12 tokens < 3 * 24 <= 132: both sides of the choice
     table = rotary_table(grid, 12)
     tokens = torch.randn(1, grid[0] * grid[1], 24)
     expected = by_definition(module, tokens[0], torch.atan2(table[..., 1], table[..., 0]))
-    torch.testing.assert_close(module(tokens, table)[0], expected, rtol=1e-4, atol=1e-5)
+    before = tokens.clone()
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(module(tokens, table)[0], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(tokens, before)
 
 
-def test_gradients_with_one_projection_product_equal_those_with_three() -> None:
-    module, table = attention(), rotary_table((4, 4), 12)
-    tokens = torch.randn(6, 16, 24)
+def test_gradients_equal_those_of_the_formula() -> None:
+    module, table, tokens = attention(), rotary_table((4, 4), 12), torch.randn(1, 16, 24)
     parameters = list(module.parameters())
-    together = torch.autograd.grad(module(tokens, table).square().sum(), parameters)
-    apart = torch.autograd.grad(sum(module(t[None], table).square().sum() for t in tokens), parameters)
-    for one, other in zip(together, apart):
+    expected = by_definition(module, tokens[0], torch.atan2(table[..., 1], table[..., 0]))
+    theirs = torch.autograd.grad(expected.square().sum(), parameters)
+    for one, other in zip(torch.autograd.grad(module(tokens, table).square().sum(), parameters), theirs):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("tokens", "products"), [(16, 3), (256, 1)])
+def test_inference_projects_many_tokens_in_one_product(tokens: int, products: int) -> None:
+    module, shapes = attention(), []
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                shapes.append(args[-1].shape)
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Counter():
+        module(torch.randn(1, tokens, 24), rotary_table((16, tokens // 16), 12))
+    assert len(shapes) == products + 1  # and the output projection
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

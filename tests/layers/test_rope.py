@@ -64,6 +64,14 @@ def test_half_precision_is_turned_in_single_precision(dtype: torch.dtype) -> Non
     torch.testing.assert_close(turned, rotate(heads.to(dtype).float(), table), rtol=0, atol=0)
 
 
+def test_overwriting_gives_the_same_values_in_the_memory_of_the_input() -> None:
+    heads, table = torch.randn(2, 12, 3, 8), rotary_table((3, 4), 8)
+    expected, memory = rotate(heads, table), heads.data_ptr()
+    result = rotate(heads, table, overwrite=True)
+    torch.testing.assert_close(result, expected)
+    assert result.data_ptr() == memory
+
+
 def test_double_precision_is_kept_and_its_gradient_is_exact() -> None:
     heads = torch.randn(1, 6, 2, 4, dtype=torch.float64, requires_grad=True)
     table = rotary_table((2, 3), 4).double()

@@ -70,8 +70,9 @@ def test_importing_detectron2_first_does_not_change_the_choice_silently(installe
 
 
 def test_a_child_process_that_never_imports_us_sees_the_same_detectron2():
-    child = "import subprocess, sys; import eva02_det; sys.stdout.write(subprocess.check_output([sys.executable, '-c', {!r}], text=True))"
-    done = run(child.format("import detectron2; print(detectron2.__file__)"), provider="d2lite")
+    child = "import detectron2; print(detectron2.__file__)"
+    parent = "import subprocess, sys, eva02_det; print(subprocess.check_output([sys.executable, '-c', {!r}], text=True))"
+    done = run(parent.format(child), provider="d2lite")
     assert str(ROOT / "d2lite") in done.stdout, done.stderr
 
 

@@ -63,7 +63,7 @@ def test_a_value_outside_the_grammar_is_one_sentence(file: Path):
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match="nowhere.py does not exist"):
+    with pytest.raises(UserError, match=r"nowhere\.py does not exist"):
         load_config(tmp_path / "nowhere.py")
 
 
