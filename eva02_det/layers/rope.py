@@ -33,8 +33,10 @@ def rotary_table(grid: tuple[int, int], head_dim: int, *, span: float = 16, devi
     return torch.stack((angles.cos(), angles.sin()), -1)
 
 
-def rotate(heads: Tensor, table: Tensor) -> Tensor:
+def rotate(heads: Tensor, table: Tensor, *, overwrite: bool = False) -> Tensor:
     """Turn every adjacent pair of channels, [B, N, H, C] by [N, C / 2, 2], in fp32 or better; returns that precision.
+
+    `overwrite` lets the result take the memory of `heads`, where no gradient needs the values.
 
     Two neighbours in memory are one complex number, so the turn is a single product and no channel is moved. A compiler
     generates code for the same sum written with real numbers, but not for complex ones.
@@ -42,8 +44,8 @@ def rotate(heads: Tensor, table: Tensor) -> Tensor:
     precise = heads.to(torch.promote_types(heads.dtype, table.dtype)).unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():
         return _turn_real(precise, table[:, None]).flatten(-2)
-    turned = torch.view_as_complex(precise) * torch.view_as_complex(table)[:, None]
-    return torch.view_as_real(turned).flatten(-2)
+    pairs, turns = torch.view_as_complex(precise), torch.view_as_complex(table)[:, None]
+    return torch.view_as_real(pairs.mul_(turns) if overwrite else pairs * turns).flatten(-2)
 
 
 def _turn_real(pairs: Tensor, table: Tensor) -> Tensor:

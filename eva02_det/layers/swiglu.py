@@ -23,4 +23,5 @@ class SwiGLU(nn.Module):
             gated = F.silu(self.w1(tokens)) * self.w2(tokens)
         else:  # nothing is kept for a backward pass, so the widest tensors of the network are reused
             gated = F.silu(self.w1(tokens), inplace=True).mul_(self.w2(tokens))
-        return self.w3(self.ffn_ln(gated))
+        gated = self.ffn_ln(gated)  # under its old name, so that the input is freed before the last product
+        return self.w3(gated)

@@ -93,26 +93,22 @@ class TrV(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images [B, 3, height, width] -> {out_feature: [B, D, rows, cols]}."""
+        tokens, grid = self._embed(images)
+        layout = self._layout(grid, tokens.device)
+        for windowed, blocks in self._runs:  # in one frame: another would keep its own input alive through a whole run
+            windows, table = (layout.order, layout.window_table) if windowed else (None, layout.global_table)
+            tokens = layout.order.to_windows(tokens) if windowed else tokens
+            for i in blocks:
+                tokens = self._block(i, tokens, table, windows)
+            tokens = layout.order.to_grid(tokens) if windowed else tokens
+        return {self._out_features[0]: tokens.transpose(1, 2).unflatten(2, grid)}
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches with their places, [B, N, D], and the grid they form."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = patches.flatten(2).transpose(1, 2)
-        if self.pos_embed is not None:
-            tokens = tokens + self._position_embedding(grid)
-        layout = self._layout(grid, tokens.device)
-        for windowed, blocks in self._runs:
-            tokens = self._windowed_run(tokens, blocks, layout) if windowed else self._global_run(tokens, blocks, layout)
-        return {self._out_features[0]: tokens.transpose(1, 2).unflatten(2, grid)}
-
-    def _windowed_run(self, tokens: Tensor, blocks: range, layout: Layout) -> Tensor:
-        tokens = layout.order.to_windows(tokens)
-        for i in blocks:
-            tokens = self._block(i, tokens, layout.window_table, layout.order)
-        return layout.order.to_grid(tokens)
-
-    def _global_run(self, tokens: Tensor, blocks: range, layout: Layout) -> Tensor:
-        for i in blocks:
-            tokens = self._block(i, tokens, layout.global_table, None)
-        return tokens
+        return (tokens if self.pos_embed is None else tokens + self._position_embedding(grid)), grid
 
     def _block(self, index: int, tokens: Tensor, table: Tensor, windows: WindowOrder | None) -> Tensor:
         if self.use_act_checkpoint and self.training:
