@@ -1,6 +1,6 @@
 """Evaluates a model on the test set of a config."""
 
-import logging
+import math
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.files import write_json
 
 
 class Evaluation:
@@ -37,9 +38,21 @@ class Evaluation:
         return instantiate(node)
 
     def __call__(self, model: nn.Module) -> OrderedDict[str, Any]:
-        """Metrics by task, {"bbox": {"AP": ...}, ...} in percent; empty on all ranks but the first."""
+        """Metrics by task, {"bbox": {"AP": ...}, ...} in percent, also in `results_file`; empty on all ranks but the first."""
         results = inference_on_dataset(model, self.loader, self.evaluator)
         if comm.is_main_process() and results:
             print_csv_format(results)
-        logging.getLogger("eva02_det").debug("evaluation results: %s", results)
+            write_json(results_file(get(self.config, "train.output_dir", "output")), _without_nan(results), indent=1)
         return results
+
+
+def results_file(output_dir: str | Path) -> Path:
+    """Where a run keeps the metrics of its last evaluation."""
+    return Path(output_dir) / "inference" / "results.json"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -64,6 +64,12 @@ def join_torchrun() -> None:
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
+def share_cores(processes: int) -> None:
+    """Without a GPU, give each of the processes of this machine its part of the cores; more threads than cores only wait."""
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
 def _check(options: argparse.Namespace) -> None:
     available = torch.cuda.device_count()
     if available and options.num_gpus > available:
@@ -76,6 +82,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _guarded(main: Callable[..., Any], options: argparse.Namespace) -> None:
     """What each worker runs: bad input is said once, by the first process, and ends all of them with status 2."""
+    share_cores(comm.get_local_size())
     try:
         main(options)
     except UserError as error:

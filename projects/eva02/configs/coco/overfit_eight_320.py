@@ -6,7 +6,7 @@ Minutes on two CPU cores; box AP >= 80 and mask AP >= 60 on the eight images the
 
 from .....configs.common.optim import adamw, cosine_schedule
 from .....configs.common.train import train_settings
-from .nano_320 import DEPTH, dataloader, model  # noqa: F401  the model is part of this config
+from .nano_320 import DEPTH, dataloader, model
 
 STEPS = 1200
 
