@@ -37,7 +37,7 @@ def train(config: DictConfig, *, resume: bool = False) -> OrderedDict[str, Any]:
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     config.optimizer.params.model = None  # the config stays a description: it can be copied, saved and used again
-    parallel = create_ddp_model(model, **OmegaConf.to_container(get(config, "train.ddp", OmegaConf.create({}))))
+    parallel = create_ddp_model(model, **_ddp_options(config))
     trainer = Trainer(
         parallel,
         loader,
@@ -66,7 +66,7 @@ def evaluate(config: DictConfig) -> OrderedDict[str, Any]:
     evaluation.loader  # noqa: B018  opened first: missing data are found before the model is built
     model = build_model(config)
     DetectorCheckpointer(model).load(checkpoint)
-    return evaluation(create_ddp_model(model))
+    return evaluation(model)
 
 
 def build_model(config: DictConfig) -> nn.Module:
@@ -112,6 +112,12 @@ def check_train_options(config: DictConfig) -> None:
     for key in ("train.max_iter", "train.accumulate", "train.log_period"):
         if get(config, key, 1) < 1:
             raise UserError(f"{key}={get(config, key)} must be at least 1")
+
+
+def _ddp_options(config: DictConfig) -> dict[str, Any]:
+    """`train.ddp`; on the CPU, where a model has no device number, DDP must not be given one."""
+    options = OmegaConf.to_container(get(config, "train.ddp", OmegaConf.create({})))
+    return options if device_of(config).type == "cuda" else {"device_ids": None, **options}
 
 
 def _hooks(

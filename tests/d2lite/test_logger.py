@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import create_small_table, log_every_n_seconds, log_first_n, setup_logger
+from detectron2.utils.logger import setup_logger
 
 NAMES = iter(range(1000))
 
@@ -53,33 +53,6 @@ def test_two_loggers_may_write_to_one_file(tmp_path, name):
     setup_logger(str(tmp_path), name=f"{name}b").info("two")
     text = (tmp_path / "log.txt").read_text()
     assert text.index("one") < text.index("two")
-
-
-def test_a_line_of_code_logs_its_first_times_only(caplog):
-    with caplog.at_level(logging.INFO):
-        for i in range(5):
-            log_first_n(logging.INFO, f"time {i}", n=2, name="counted")
-    assert [record.getMessage() for record in caplog.records] == ["time 0", "time 1"]
-
-
-def test_a_message_may_be_what_counts_as_a_repetition(caplog):
-    with caplog.at_level(logging.INFO):
-        for text in ("a", "b", "a"):
-            log_first_n(logging.INFO, text, name="counted", key="message")
-    assert [record.getMessage() for record in caplog.records] == ["a", "b"]
-
-
-def test_a_line_of_code_that_has_just_logged_is_silent(caplog):
-    with caplog.at_level(logging.INFO):
-        for i in range(3):
-            log_every_n_seconds(logging.INFO, f"time {i}", n=3600, name="timed")
-    assert [record.getMessage() for record in caplog.records] == ["time 0"]
-
-
-def test_a_table_shows_each_value_under_its_name():
-    head, _, row = create_small_table({"AP": 12.3456, "AP50": 30.0}).splitlines()
-    assert head.split() == ["|", "AP", "|", "AP50", "|"]
-    assert row.split() == ["|", "12.346", "|", "30.000", "|"] or row.split() == ["|", "12.346", "|", "30", "|"]
 
 
 def draw() -> tuple[float, float, float]:

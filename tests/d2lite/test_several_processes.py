@@ -49,11 +49,6 @@ def test_processes_agree_on_a_random_seed(seen):
     assert seen[0]["seed"] == seen[1]["seed"]
 
 
-def test_reduce_dict_averages_or_sums_by_name_in_the_first_process(seen):
-    assert seen[0]["mean"] == {"a": 0.5, "b": 4.0}
-    assert seen[0]["sum"] == {"a": 1.0}
-
-
 def test_two_processes_train_the_same_weights_as_one_with_the_whole_batch(seen):
     torch.testing.assert_close(seen[0]["weights"], seen[1]["weights"], rtol=0, atol=0)
     torch.testing.assert_close(seen[0]["weights"], workers.train(0, 1), rtol=1e-5, atol=1e-6)
@@ -85,7 +80,6 @@ def test_alone_every_exchange_gives_back_what_it_was_given():
     assert (comm.get_rank(), comm.get_local_rank(), comm.get_world_size(), comm.get_local_size()) == (0, 0, 1, 1)
     assert comm.is_main_process()
     assert comm.all_gather("x") == comm.gather("x") == ["x"]
-    assert comm.reduce_dict({"a": torch.ones(())}) == {"a": torch.ones(())}
     assert 0 <= comm.shared_random_seed() < 2**31
     comm.synchronize()
 

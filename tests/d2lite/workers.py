@@ -45,8 +45,6 @@ def exchange(folder: Path) -> None:
         "gather_to_1": comm.gather(rank * 10, dst=1),
         "local": comm.all_gather(rank, group=comm.get_local_process_group()),
         "seed": comm.shared_random_seed(),
-        "mean": _floats(comm.reduce_dict({"a": torch.tensor(float(rank)), "b": torch.tensor(4.0)})),
-        "sum": _floats(comm.reduce_dict({"a": torch.tensor(float(rank))}, average=False)),
         "weights": train(rank, comm.get_world_size()),
         "saved": save(folder),
     }

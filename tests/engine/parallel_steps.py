@@ -63,7 +63,7 @@ def take_steps(target: str, count: int, *, accumulate: int = 1) -> None:
     drawn = images(2 * count)
     mine = [one for i, one in enumerate(drawn) if i % 2 // share == rank]
     batches = [mine[i : i + share // accumulate] for i in range(0, len(mine), share // accumulate)]
-    model = create_ddp_model(detector(), broadcast_buffers=False)
+    model = create_ddp_model(detector(), broadcast_buffers=False, device_ids=None)
     trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), accumulate=accumulate)
     trainer.max_iter = count
     with EventStorage() as trainer.storage:

@@ -18,43 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler as TorchScheduler
 from ..solver import LRMultiplier
 from ..utils import comm
 from ..utils.events import EventWriter
-from .train_loop import HookBase, TrainerBase
+from .train_loop import HookBase
 
-__all__ = ["CallbackHook", "EvalHook", "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"]
-
-Callback = Callable[[TrainerBase], Any]
-
-
-class CallbackHook(HookBase):
-    """Calls given functions with the trainer."""
-
-    def __init__(
-        self,
-        *,
-        before_train: Callback | None = None,
-        after_train: Callback | None = None,
-        before_step: Callback | None = None,
-        after_step: Callback | None = None,
-    ) -> None:
-        self._before_train, self._after_train = before_train, after_train
-        self._before_step, self._after_step = before_step, after_step
-
-    def before_train(self) -> None:
-        self._call(self._before_train)
-
-    def after_train(self) -> None:
-        self._call(self._after_train)
-        self._before_train = self._after_train = self._before_step = self._after_step = None  # closures often hold the trainer
-
-    def before_step(self) -> None:
-        self._call(self._before_step)
-
-    def after_step(self) -> None:
-        self._call(self._after_step)
-
-    def _call(self, function: Callback | None) -> None:
-        if function is not None:
-            function(self.trainer)
+__all__ = ["EvalHook", "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"]
 
 
 class IterationTimer(HookBase):

@@ -94,21 +94,6 @@ def shared_random_seed() -> int:
     return all_gather(int(np.random.randint(2**31)))[0]
 
 
-def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Sum, or mean, over the processes of scalar tensors under the same keys everywhere.
-
-    Only rank 0 holds the result; what others get is of no use.
-    """
-    size = get_world_size()
-    if size == 1:
-        return input_dict
-    keys = sorted(input_dict)  # the same order in every process
-    with torch.no_grad():
-        values = torch.stack([input_dict[key] for key in keys])
-        dist.reduce(values, dst=0)
-        return dict(zip(keys, values / size if average else values, strict=True))
-
-
 def _connected() -> bool:
     return dist.is_available() and dist.is_initialized()
 

@@ -1,25 +1,19 @@
-"""Loggers of a run, one file per process, and messages that are not repeated."""
+"""Loggers of a run: the screen for the first process, one file for each."""
 
 import functools
 import logging
 import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO
 
-from tabulate import tabulate
 from termcolor import colored
 
 from .file_io import PathManager
 
-__all__ = ["create_small_table", "log_every_n_seconds", "log_first_n", "setup_logger"]
+__all__ = ["setup_logger"]
 
 _DATES = "%m/%d %H:%M:%S"
 _PLAIN = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATES)
-_seen: Counter[tuple[object, ...]] = Counter()
-_last_said: dict[tuple[object, ...], float] = {}
 
 
 @functools.cache  # a second call for the same logger would make it say everything twice
@@ -79,40 +73,3 @@ def _handler(stream: IO[str], formatter: logging.Formatter) -> logging.Handler:
 @functools.cache  # several loggers share one stream to a file
 def _open_log(path: str) -> IO[str]:
     return PathManager.open(path, "a", buffering=1)  # line by line, so that a killed run has said all it did
-
-
-def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple[str, ...] = "caller") -> None:
-    """Log the first `n` times only.
-
-    key: what counts as a repetition: "caller" (the line that calls), "message", or both.
-    """
-    kinds = (key,) if isinstance(key, str) else tuple(key)
-    place, module = _caller()
-    repeated: tuple[object, ...] = (*(place if "caller" in kinds else ()), *((msg,) if "message" in kinds else ()))
-    _seen[repeated] += 1
-    if _seen[repeated] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
-    """Log unless the same line of code logged less than `n` seconds ago."""
-    place, module = _caller()
-    now = time.monotonic()
-    if now - _last_said.get(place, -float("inf")) >= n:
-        _last_said[place] = now
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def _caller() -> tuple[tuple[str, int], str]:
-    """Place (file, line) and module of the first frame outside this file."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
-        frame = frame.f_back
-    module = frame.f_globals.get("__name__", "detectron2")
-    return (frame.f_code.co_filename, frame.f_lineno), "detectron2" if module == "__main__" else module
-
-
-def create_small_table(small_dict: Mapping[str, Any]) -> str:
-    """A dict as a table of one row under its keys."""
-    row, names = list(small_dict.values()), list(small_dict)
-    return tabulate([row], headers=names, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")
