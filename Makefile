@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+JOBS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint clean
@@ -15,7 +16,7 @@ demo: $(READY)
 	$(RUN) projects/demo/run.py --out output/demo
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -79,7 +79,10 @@ def build_model(config: DictConfig) -> nn.Module:
         if not accepts(get(config, "model.backbone"), "train_dtype"):
             raise UserError(f"train.amp asks for {precision}, but model.backbone has no train_dtype; set train.amp.enabled=False")
         config.model.backbone.train_dtype = precision
-    model = instantiate(config.model).to(device_of(config))
+    try:
+        model = instantiate(config.model).to(device_of(config))
+    except (ValueError, TypeError, AssertionError, ModuleNotFoundError) as error:
+        raise UserError(f"the config's model cannot be built: {str(error) or type(error).__name__}; correct model.*") from error
     logger.info("%s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
     return model
 

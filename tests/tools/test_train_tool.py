@@ -80,6 +80,7 @@ def test_a_run_trains_saves_evaluates_resumes_and_is_evaluated_again(data: Path)
     assert list(run.glob("events.out.tfevents*"))
     assert (run / "config.yaml").is_file()
     predictions = (run / "inference" / "coco_instances_results.json").read_text()
+    assert set(json.loads((run / "inference" / "results.json").read_text())) == {"bbox", "segm"}
 
     resumed = tool(data, "--resume", "train.max_iter=3", "train.eval_period=0")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
@@ -166,6 +167,17 @@ def test_weights_of_another_model_are_refused_with_the_first_difference(data: Pa
     said = sentence(tool(data, "--eval-only", f"train.init_checkpoint={data / 'other.pth'}"))
     assert "other.pth is not one of this model" in said
     assert "backbone.bottom_up.stem.conv1.weight" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.backbone.net.attention=flash", "attention='flash' is unknown"),
+        ("model.backbone.net.global_block_indexes=[2,9]", r"global_block_indexes names [9]"),
+    ],
+)
+def test_an_impossible_model_is_refused_with_the_option_to_correct(data: Path, override: str, named: str):
+    assert named in sentence(tool(data, "train.max_iter=1", override))
 
 
 def test_weights_that_do_not_exist_are_refused(data: Path):

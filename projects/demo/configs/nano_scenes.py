@@ -13,12 +13,12 @@ from ....configs.common.models import HeadSizes, Proposals, cascade_mask_rcnn
 from ....configs.common.optim import adamw, cosine_schedule
 from ....configs.common.train import train_settings
 
-PIXELS, BATCH, STEPS = 192, 4, 1800
+PIXELS, BATCH, STEPS = 192, 8, 1000  # 8 passes over 1,000 scenes
 
 net = L(TrV)(
-    embed_dim=128,
+    embed_dim=192,
     depth=6,
-    num_heads=4,
+    num_heads=3,
     window_size=6,
     global_block_indexes=[2, 5],
     positions=L(Positions)(pretrain_grid=12, cls_token=False),
@@ -35,7 +35,7 @@ model.roi_heads.batch_size_per_image = 32
 model.proposal_generator.batch_size_per_image = 128
 
 dataloader = lsj_dataloader(
-    "scenes", pixels=PIXELS, batch_size=BATCH, workers=1, test_workers=1, mask_format="bitmask", scale=(0.8, 1.25)
+    "scenes", pixels=PIXELS, batch_size=BATCH, workers=0, test_workers=0, mask_format="bitmask", scale=(0.9, 1.1)
 )
 optimizer = adamw(1e-3, depth=6, weight_decay=0.05)
 lr_multiplier = cosine_schedule(STEPS, warmup=100)
