@@ -25,9 +25,9 @@ Window = tuple[slice, slice]
 
 CLASSES = ("disc", "box", "triangle", "star", "ring")
 SPLITS = ("train", "val")
-OBJECTS = (2, 5)  # fewest and most objects a scene asks for
-DIAMETER = (0.24, 0.5)  # of an object, as a share of the image's side
-MIN_VISIBLE = 0.6  # an object of which less can be seen is left out of the scene altogether
+OBJECTS = (2, 4)  # fewest and most objects a scene asks for
+DIAMETER = (0.25, 0.5)  # of an object, as a share of the image's side
+MIN_VISIBLE = 0.75  # an object of which less can be seen is left out of the scene altogether
 MIN_SIDE_PX = 64
 
 

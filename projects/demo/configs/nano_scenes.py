@@ -13,7 +13,7 @@ from ....configs.common.models import HeadSizes, Proposals, cascade_mask_rcnn
 from ....configs.common.optim import adamw, cosine_schedule
 from ....configs.common.train import train_settings
 
-PIXELS, BATCH, STEPS = 192, 8, 1000  # 8 passes over 1,000 scenes
+PIXELS, BATCH, STEPS = 192, 8, 1250  # 10 passes over 1,000 scenes
 
 net = L(TrV)(
     embed_dim=192,
@@ -31,13 +31,15 @@ model = cascade_mask_rcnn(
     heads=HeadSizes(box_convs=1, box_width=128, mask_convs=2),
     proposals=Proposals(anchor_sizes_px=(12, 24, 48, 96, 160), pre_nms_topk=(200, 200), post_nms_topk=(64, 100)),
 )
-model.roi_heads.batch_size_per_image = 32
+model.proposal_generator.head.conv_dims = [-1]
+model.roi_heads.batch_size_per_image = 16
+model.roi_heads.positive_fraction = 0.5
 model.proposal_generator.batch_size_per_image = 128
 
 dataloader = lsj_dataloader(
-    "scenes", pixels=PIXELS, batch_size=BATCH, workers=0, test_workers=0, mask_format="bitmask", scale=(0.9, 1.1)
+    "scenes", pixels=PIXELS, batch_size=BATCH, workers=0, test_workers=0, mask_format="bitmask", scale=(0.8, 1.25)
 )
-optimizer = adamw(1e-3, depth=6, weight_decay=0.05)
+optimizer = adamw(7e-4, depth=6, weight_decay=0.05)
 lr_multiplier = cosine_schedule(STEPS, warmup=100)
 train = train_settings(STEPS, period=STEPS)
 train.clip_grad_norm = 1.0
