@@ -75,13 +75,15 @@ def test_losses_are_those_of_the_reference(case: GoldenCase) -> None:
 def test_gradients_are_those_of_the_reference(case: GoldenCase) -> None:
     _, gradients, _ = step(case)
     rtol = case.tolerance["gradient_norm_rtol"]
+    # the tolerance is one for norms; whole gradients may differ by ten times what float32 itself costs, the fixtures' rule
+    whole_rtol = max(rtol, 10 * case.tolerance["measured_float32_vs_float64"]["gradient_max_rel_l2"])
     norms = case.json("expected.json")["gradient_l2_norms"]
     assert norms.keys() == gradients.keys()
     assert {name: gradient.norm().item() for name, gradient in gradients.items()} == pytest.approx(norms, rel=rtol)
     for key in case.tensors:
         if key.startswith("out.grad."):
             expected, found = case.tensor(key), gradients[key.removeprefix("out.grad.")]
-            assert (found - expected).norm() <= rtol * expected.norm(), key
+            assert (found - expected).norm() <= whole_rtol * expected.norm(), key
 
 
 @pytest.mark.parametrize("case", CASES)
