@@ -1,5 +1,6 @@
 """The mapper of detectron2, with errors that name the image and say what to do."""
 
+import copy
 from typing import Any
 
 from detectron2.data import DatasetMapper
@@ -17,13 +18,16 @@ class ImageError(UserError):
 
 
 class CheckedMapper(DatasetMapper):
-    """Turns a missing or undecodable image, or one of another size than stated, into an ImageError."""
+    """Turns a missing or undecodable image, or one of another size than stated, into an ImageError.
+
+    An image with run-length masks gets bitmaps even where the mapper is set to polygons; the heads take either.
+    """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """As DatasetMapper."""
         name = dataset_dict["file_name"]
         try:
-            return super().__call__(dataset_dict)
+            return DatasetMapper.__call__(self._for_masks_of(dataset_dict), dataset_dict)
         except FileNotFoundError as error:
             raise ImageError(f"image {name} does not exist; complete the data set, or take it out of the annotations") from error
         except SizeMismatchError as error:
@@ -35,3 +39,13 @@ class CheckedMapper(DatasetMapper):
         # Pillow reports a damaged PNG as a SyntaxError
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(f"image {name} cannot be decoded ({error}); download it again") from error
+
+    def _for_masks_of(self, dataset_dict: dict[str, Any]) -> "CheckedMapper":
+        """This mapper, or one of bitmaps where an object that is not a crowd is stored as run lengths."""
+        objects = dataset_dict.get("annotations", ()) if self.use_instance_mask else ()
+        run_lengths = any(isinstance(one.get("segmentation"), dict) and not one.get("iscrowd") for one in objects)
+        if not run_lengths or self.instance_mask_format == "bitmask":
+            return self
+        other = copy.copy(self)
+        other.instance_mask_format = "bitmask"
+        return other

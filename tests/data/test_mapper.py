@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from detectron2.data import build_detection_test_loader
+from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from eva02_det.data.lsj import test_augmentations as resize_to
 from eva02_det.data.mapper import CheckedMapper
@@ -41,6 +43,22 @@ def test_a_file_that_is_no_image_is_refused(tmp_path, content):
     (tmp_path / "page.jpg").write_bytes(content)
     with pytest.raises(UserError, match=r"page\.jpg cannot be decoded"):
         mapper()(record(tmp_path / "page.jpg"))
+
+
+def test_run_lengths_and_polygons_may_stand_side_by_side_and_crowds_are_left_out(tmp_path, jpeg):
+    outline = [[8.0, 8.0, 40.0, 8.0, 40.0, 30.0, 8.0, 30.0]]
+    bitmap = np.zeros((48, 64), dtype=np.uint8, order="F")
+    bitmap[8:30, 8:40] = 1
+    common = {"bbox": [8, 8, 32, 22], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    polygon, runs = {**common, "segmentation": outline}, {**common, "segmentation": coco_mask.encode(bitmap)}
+    crowd = {**runs, "iscrowd": 1}
+    train = CheckedMapper(is_train=True, augmentations=[], image_format="RGB", use_instance_mask=True)
+    alone = train(record(tmp_path / "whole.jpg", annotations=[polygon, crowd]))["instances"]
+    mixed = train(record(tmp_path / "whole.jpg", annotations=[polygon, runs]))["instances"]
+    assert isinstance(alone.gt_masks, PolygonMasks)
+    assert len(alone) == 1
+    assert isinstance(mixed.gt_masks, BitMasks)
+    np.testing.assert_array_equal(mixed.gt_masks.tensor.numpy(), np.stack([bitmap, bitmap]).astype(bool))
 
 
 def test_a_missing_image_is_named(tmp_path):
