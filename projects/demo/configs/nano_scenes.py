@@ -13,7 +13,7 @@ from ....configs.common.models import HeadSizes, Proposals, cascade_mask_rcnn
 from ....configs.common.optim import adamw, cosine_schedule
 from ....configs.common.train import train_settings
 
-PIXELS, BATCH, STEPS = 192, 8, 1100  # 8.8 passes over 1,000 scenes
+PIXELS, BATCH, STEPS = 192, 8, 1250  # 10 passes over 1,000 scenes
 
 net = L(TrV)(
     embed_dim=192,
