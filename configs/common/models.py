@@ -15,8 +15,8 @@ from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers, MaskRCNNConvUpsampleHead
 from omegaconf import DictConfig
 
+from eva02_det.data.federated import FederatedClassWeights
 from eva02_det.modeling.cascade_heads import Eva02CascadeROIHeads
-from eva02_det.modeling.federated import FederatedClassWeights
 from eva02_det.modeling.pyramid import Eva02RCNN, MixedPrecisionPyramid
 from eva02_det.modeling.sizes import TRV_SIZES, spaced_global_blocks
 from eva02_det.modeling.vit import TrV

@@ -11,6 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig, OmegaConf
 
+from eva02_det.data.lvis import LVIS, LvisRecords, lvis_records, make_minival
+from eva02_det.data.objects365 import SPLITS, TRAINVAL, TRAINVAL_PARTS, Objects365Records, objects365_records
 from eva02_det.data.paths import datasets_root
 from eva02_det.data.validate import check_records, has_objects
 from eva02_det.utils.errors import UserError
@@ -23,6 +25,16 @@ COCO = {
 }
 
 log = logging.getLogger(__name__)
+
+
+def register_builtin() -> None:
+    """Register COCO, LVIS v1 and Objects365 v2 below DETECTRON2_DATASETS. May be called again, after a change of root too."""
+    register_coco()
+    root = datasets_root()
+    for name in LVIS:
+        _register_reader(lvis_records(name, root))
+    for name in SPLITS:
+        _register_reader(objects365_records(name, root))
 
 
 def register_coco() -> None:
@@ -46,16 +58,36 @@ def register_coco_style(name: str, json_file: str | Path, image_root: str | Path
     register_coco_instances(name, {}, **files)
 
 
+def _register_reader(reader: LvisRecords | Objects365Records) -> None:
+    """Put a reader under its name, in the place of an earlier one of ours or of detectron2's own for the same file."""
+    if reader.name in DatasetCatalog.list():
+        present = DatasetCatalog[reader.name]
+        known = Path(MetadataCatalog.get(reader.name).get("json_file") or "").name
+        # somebody's own registration under a name of ours stays
+        if present == reader or (type(present) is not type(reader) and known not in _files_of(reader.name)):
+            return
+        DatasetCatalog.remove(reader.name)
+        MetadataCatalog.remove(reader.name)
+    DatasetCatalog.register(reader.name, reader)
+    MetadataCatalog.get(reader.name).set(**reader.facts())
+
+
+def _files_of(name: str) -> tuple[str, ...]:
+    return LVIS[name][0] if name in LVIS else (f"zhiyuan_objv2_{SPLITS[name]}.json",)
+
+
 def require_datasets(names: str | Sequence[str]) -> None:
     """Register the data sets and raise UserError where one is unknown or has no annotation file or image folder.
 
-    Beside COCO and what was registered by hand, a name `<set>_<split>` is found where the root holds
+    Beside COCO, LVIS, Objects365 and what was registered by hand, a name `<set>_<split>` is found where the root holds
     `<set>/annotations/instances_<split>.json` and `<set>/<split>/` with the images.
     """
-    register_coco()
+    register_builtin()
     for name in _as_list(names):
         if name not in DatasetCatalog.list():
             _register_by_layout(name)
+        if isinstance(reader := DatasetCatalog[name], LvisRecords):
+            make_minival(reader, datasets_root())
         _require_files(name)
 
 
@@ -93,7 +125,9 @@ def load_dataset(names: str | Sequence[str], filter_empty: bool = True, first: i
 
 
 def _as_list(names: str | Iterable[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+    """The names, that of Objects365's train+val as its two parts."""
+    given = [names] if isinstance(names, str) else list(names)
+    return [part for name in given for part in (TRAINVAL_PARTS if name == TRAINVAL else (name,))]
 
 
 def _register_by_layout(name: str) -> None:

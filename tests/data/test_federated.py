@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from eva02_det.modeling.federated import FederatedClassWeights
+from eva02_det.data.federated import FederatedClassWeights
 
 
 @pytest.fixture
