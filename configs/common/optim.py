@@ -14,7 +14,7 @@ def adamw(lr: float, *, depth: int, layer_decay: float = 1.0, weight_decay: floa
     return L(AdamW)(
         params=L(get_default_optimizer_params)(
             # model is set when the optimiser is built
-            base_lr=lr,
+            base_lr="${..lr}",
             weight_decay=weight_decay,
             weight_decay_norm=None,
             lr_factor_func=L(LayerDecay)(rate=layer_decay, depth=depth),

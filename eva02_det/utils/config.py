@@ -22,7 +22,11 @@ def load_config(file: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"config file {path} does not exist; pass a .py or .yaml config to --config-file")
-    config = LazyConfig.load(str(path))
+    return apply_overrides(LazyConfig.load(str(path)), overrides)
+
+
+def apply_overrides(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """Set `a.b.c=value` texts in `config`, which is changed and returned; UserError as in `load_config`."""
     overrides = list(overrides)
     plain = [check_override(config, text) for text in overrides]
     try:

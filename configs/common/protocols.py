@@ -1,0 +1,19 @@
+"""Test protocols for recipes: one line sets how the detector is tested, so that evaluating it needs no flags.
+
+Named protocols are in `eva02_det/modeling/protocols.py`; `protocol=NAME` on the command line and the override keys of the
+released tool are carried out by `eva02_det/engine/recipe.py`.
+"""
+
+from omegaconf import DictConfig, OmegaConf
+
+from eva02_det.engine.recipe import use_protocol
+from eva02_det.modeling.protocols import named_protocol
+
+
+def tested_as(name: str, *, model: DictConfig, dataloader: DictConfig, train: DictConfig) -> DictConfig:
+    """Write the named protocol into the parts of a recipe; returns the recipe's `protocol` node."""
+    parts = OmegaConf.create({}, flags={"allow_objects": True})
+    parts.update(model=model, dataloader=dataloader, train=train)
+    use_protocol(parts, named_protocol(name))
+    model.roi_heads, dataloader.evaluator, train.ema = parts.model.roi_heads, parts.dataloader.evaluator, parts.train.ema
+    return parts.protocol
