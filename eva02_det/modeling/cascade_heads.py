@@ -4,18 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from detectron2.modeling.roi_heads import CascadeROIHeads
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
+from eva02_det.modeling.mask_budget import MaskBudget
+from eva02_det.modeling.rescorers import MaskRescorer
 from eva02_det.modeling.selectors import Selection
 from eva02_det.utils.errors import UserError
 
 BoxSelector = Callable[[Tensor, Tensor, tuple[int, int]], Selection]
-MaskRescorer = Callable[[Instances], Instances]
 
 
 class Eva02CascadeROIHeads(CascadeROIHeads):
-    """`CascadeROIHeads` with two choices for inference; training is that of the parent.
+    """`CascadeROIHeads` with three choices for inference; training is that of the parent.
 
     detectron2 offers no public hook after the last stage: `_forward_box` and `_forward_mask` are its overridable steps.
 
@@ -23,17 +24,45 @@ class Eva02CascadeROIHeads(CascadeROIHeads):
         select_boxes: boxes and averaged class scores of one image -> detections, e.g. `SoftNms()`. None: detectron2's
             own route with the thresholds of the last box predictor.
         rescore_masks: detections with masks -> detections with `mask_scores`, e.g. `Maskness()`. None: no such field.
+        mask_budget: which detections get a mask at all, e.g. `MaskBudget(per_class=100)`; the others are dropped. None: all
+            get one, as released. It does not apply to boxes that are handed in from outside.
         **kwargs: those of `CascadeROIHeads`.
     """
 
     def __init__(
-        self, *, select_boxes: BoxSelector | None = None, rescore_masks: MaskRescorer | None = None, **kwargs: Any
+        self,
+        *,
+        select_boxes: BoxSelector | None = None,
+        rescore_masks: MaskRescorer | None = None,
+        mask_budget: MaskBudget | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if rescore_masks is not None and not self.mask_on:
-            raise UserError(f"rescore_masks={rescore_masks!r} in the config, but the model has no mask head; set it to null")
+        for name, choice in (("rescore_masks", rescore_masks), ("mask_budget", mask_budget)):
+            if choice is not None and not self.mask_on:
+                raise UserError(f"{name}={choice!r} in the config, but the model has no mask head; set it to null")
+        if mask_budget is not None and not isinstance(rescore_masks, MaskRescorer | None):
+            raise UserError(
+                f"mask_budget in the config needs a rescorer with `calibrated`, unlike rescore_masks={rescore_masks!r}"
+            )
         self.select_boxes = select_boxes
         self.rescore_masks = rescore_masks
+        self.mask_budget = mask_budget
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """As the parent."""
+        if self.training or self.mask_budget is None:
+            return super().forward(images, features, proposals, targets)
+        found = self._forward_box(features, proposals)
+        return [self._masks_within_budget(features, index, image) for index, image in enumerate(found)], {}
+
+    def _masks_within_budget(self, features: dict[str, Tensor], index: int, found: Instances) -> Instances:
+        """The detections of one image of the batch, as many as the budget leaves."""
+        own = {name: level[index : index + 1] for name, level in features.items()}
+        add_masks = super()._forward_mask
+        return self.mask_budget(found, lambda part: add_masks(own, [part])[0], self.rescore_masks)
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None

@@ -14,6 +14,7 @@ from eva02_det.layers.soft_nms import METHODS, soft_nms
 from eva02_det.utils.errors import UserError
 
 Selection = tuple[Instances, Tensor]
+THINNEST = 1e-5  # of the image's long side: a hundred times what float32 resolves there
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class SoftNms:
     """Soft-NMS as in the system-level results of EVA-02 (section 3.3.1 of the paper, Tables 30 to 33).
 
     As released nothing limits the number of survivors; every one of them costs a pass through the mask head. COCO counts
-    at most 100 detections per image and class, so `max_per_class=100` changes no box AP; `max_detections` limits the image.
+    at most 100 detections per image and class, so `max_per_class=100` changes no box AP (boxes that may lose their area on
+    the way to the original image are not counted). It does change mask AP where masks have scores of their own: there a
+    `MaskBudget` limits the masks. `max_detections` limits the image.
     """
 
     method: str = "linear"
@@ -85,24 +88,30 @@ class SoftNms:
             sigma=self.sigma,
             min_score=self.min_score,
         )
-        kept = self._within_limits(classes[picked])
+        kept = self._within_limits(classes[picked], surely_have_area(candidates[picked], image_size))
         picked, decayed = picked[kept], decayed[kept]
         fields = {"pred_boxes": Boxes(candidates[picked]), "scores": decayed, "pred_classes": classes[picked]}
         return Instances(image_size, **fields), rows[picked]
 
-    def _within_limits(self, classes: Tensor) -> Tensor:
-        """Positions that the two limits leave, in order. [M], sorted by score -> [m]."""
+    def _within_limits(self, classes: Tensor, solid: Tensor) -> Tensor:
+        """Positions that the two limits leave, in order. [M] twice, sorted by score -> [m]."""
         kept = torch.arange(len(classes), device=classes.device)
         if self.max_per_class is not None:
-            kept = kept[rank_in_class(classes) < self.max_per_class]
+            kept = kept[rank_in_class(classes, solid) < self.max_per_class]
         return kept[: self.max_detections]
 
 
-def rank_in_class(classes: Tensor) -> Tensor:
-    """How many earlier entries have the same class. [M] -> [M]."""
+def rank_in_class(classes: Tensor, counted: Tensor | None = None) -> Tensor:
+    """How many earlier entries have the same class, of all or of those that are counted. [M], bool [M] -> [M]."""
     grouped, order = classes.sort(stable=True)
-    position = torch.arange(len(classes), device=classes.device)
-    return torch.empty_like(order).index_copy_(0, order, position - torch.searchsorted(grouped, grouped))
+    one = torch.ones_like(order) if counted is None else counted[order].long()
+    before = one.cumsum(0) - one
+    return torch.empty_like(order).index_copy_(0, order, before - before[torch.searchsorted(grouped, grouped)])
+
+
+def surely_have_area(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Whether boxes keep an area when they are scaled to the original image; those without are dropped there. [M, 4] -> [M]."""
+    return (boxes[:, 2:] - boxes[:, :2]).amin(1) > THINNEST * max(image_size)
 
 
 def _require_common(selector: str, score_threshold: float, **limits: int | None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from configs.common.models import HeadSizes, cascade_mask_rcnn, trv
 from eva02_det.modeling.cascade_heads import Eva02CascadeROIHeads
+from eva02_det.modeling.mask_budget import MaskBudget
 from eva02_det.modeling.rescorers import Maskness
 from eva02_det.modeling.selectors import HardNms, SoftNms
 from eva02_det.utils.errors import UserError
@@ -21,8 +22,9 @@ from eva02_det.utils.errors import UserError
 SIZES = ((64, 96), (96, 80))
 
 
-def small_heads(**options: object) -> DictConfig:
+def small_heads(mask_budget: DictConfig | None = None, **options: object) -> DictConfig:
     tree = cascade_mask_rcnn(trv("Ti"), num_classes=3, channels=8, heads=HeadSizes(1, 16, 1), **options).roi_heads
+    tree.mask_budget = mask_budget
     for predictor in tree.box_predictors:
         predictor.test_score_thresh = 0.2
     return tree
@@ -73,7 +75,8 @@ def parent_of(tree: DictConfig) -> DictConfig:
     """The same heads as detectron2 builds them."""
     parent = copy.deepcopy(tree)
     parent["_target_"] = CascadeROIHeads
-    del parent.select_boxes, parent.rescore_masks
+    for choice in ("select_boxes", "rescore_masks", "mask_budget"):
+        parent.pop(choice, None)
     return parent
 
 
@@ -147,6 +150,42 @@ def test_given_boxes_get_masks_and_calibration_where_they_have_scores(features: 
     assert torch.equal(first.mask_scores, Maskness()(first).mask_scores)
     assert second.has("pred_masks")
     assert not second.has("mask_scores")
+
+
+@pytest.mark.parametrize("budget", [L(MaskBudget)(per_image=6, rows_at_once=4), L(MaskBudget)(per_class=4)])
+@pytest.mark.parametrize("applies_to", ["masks", "boxes_and_masks"])
+def test_a_mask_budget_leaves_out_detections_and_changes_no_other(
+    budget: DictConfig, applies_to: str, features: dict[str, Tensor], proposals: list[Instances]
+) -> None:
+    options = {"select_boxes": L(SoftNms)(), "rescore_masks": L(Maskness)(applies_to=applies_to)}
+    plain = build(small_heads(**options))
+    limited = build(small_heads(mask_budget=budget, **options), like=plain)
+    for few, many in zip(detect(limited, features, proposals), detect(plain, features, proposals)):
+        assert 0 < len(few) < len(many)
+        row_of = {identity: row for row, identity in enumerate(identities(many))}
+        same = many[[row_of[identity] for identity in identities(few)]]
+        for field in ("scores", "mask_scores", "pred_masks"):
+            torch.testing.assert_close(few.get(field), same.get(field))
+
+
+def identities(found: Instances) -> list[tuple[float, ...]]:
+    """Class and box of each detection."""
+    return [(label, *box) for label, box in zip(found.pred_classes.tolist(), found.pred_boxes.tensor.tolist())]
+
+
+def test_boxes_handed_in_from_outside_all_get_masks_whatever_the_budget(features: dict[str, Tensor]) -> None:
+    heads = build(small_heads(mask_budget=L(MaskBudget)(per_image=1)))
+    boxes = Boxes(torch.tensor([[5.0, 5, 40, 40], [20, 10, 60, 50]]))
+    given = Instances(SIZES[0], pred_boxes=boxes, pred_classes=torch.tensor([0, 2]), scores=torch.tensor([0.1, 0.9]))
+    with torch.no_grad():
+        found = heads.forward_with_given_boxes({name: level[:1] for name, level in features.items()}, [given])[0]
+    assert found.scores.tolist() == given.scores.tolist()
+    assert len(found.pred_masks) == 2
+
+
+def test_a_mask_budget_without_mask_head_is_refused_when_the_model_is_built() -> None:
+    with pytest.raises(UserError, match="no mask head"):
+        build(small_heads(masks=False, mask_budget=L(MaskBudget)(per_class=3)))
 
 
 def test_an_image_without_proposals_gives_no_detections(features: dict[str, Tensor], proposals: list[Instances]) -> None:

@@ -11,6 +11,7 @@ from eva02_det.modeling.selectors import HardNms, SoftNms, rank_in_class
 from eva02_det.utils.errors import UserError
 
 SIZE = (120, 160)
+LARGE = (400, 400)  # holds every box
 
 
 def proposals(number: int, classes: int, seed: int = 0, per_class_boxes: bool = False) -> tuple[Tensor, Tensor]:
@@ -93,21 +94,35 @@ def test_nothing_above_the_threshold_gives_an_empty_answer(select: HardNms | Sof
 
 def test_limits_take_the_best_and_change_none_of_them() -> None:
     boxes, scores = proposals(80, 4)
-    everything, rows = SoftNms()(boxes, scores, SIZE)
-    best, best_rows = SoftNms(max_detections=17)(boxes, scores, SIZE)
+    everything, rows = SoftNms()(boxes, scores, LARGE)
+    best, best_rows = SoftNms(max_detections=17)(boxes, scores, LARGE)
     assert torch.equal(best.scores, everything.scores[:17])
     assert torch.equal(best_rows, rows[:17])
-    five_each, _ = SoftNms(max_per_class=5)(boxes, scores, SIZE)
+    five_each, _ = SoftNms(max_per_class=5)(boxes, scores, LARGE)
     for label in range(4):
         expected = everything.scores[everything.pred_classes == label][:5]
         assert torch.equal(five_each.scores[five_each.pred_classes == label], expected)
-    both, _ = SoftNms(max_per_class=5, max_detections=17)(boxes, scores, SIZE)
+    both, _ = SoftNms(max_per_class=5, max_detections=17)(boxes, scores, LARGE)
     assert torch.equal(both.scores, five_each.scores[:17])
+
+
+def test_a_box_without_area_takes_no_place_of_its_class() -> None:
+    boxes, scores = proposals(80, 2)
+    found, _ = SoftNms(max_per_class=20)(boxes, scores, SIZE)
+    everything, _ = SoftNms()(boxes, scores, SIZE)
+    assert not everything.pred_boxes.nonempty().all(), "the boxes must reach beyond the image"
+    for label in range(2):
+        solid = everything[(everything.pred_classes == label) & everything.pred_boxes.nonempty()][:20]
+        mine = found[(found.pred_classes == label) & found.pred_boxes.nonempty()]
+        assert len(mine) == 20
+        assert torch.equal(mine.pred_boxes.tensor, solid.pred_boxes.tensor)
 
 
 def test_rank_in_class_counts_the_earlier_ones_of_the_same_class() -> None:
     assert rank_in_class(torch.tensor([3, 1, 3, 3, 0, 1])).tolist() == [0, 0, 1, 2, 0, 1]
     assert rank_in_class(torch.zeros(0, dtype=torch.long)).tolist() == []
+    counted = torch.tensor([True, False, False, True, True, True])
+    assert rank_in_class(torch.tensor([3, 1, 3, 3, 0, 1]), counted).tolist() == [0, 0, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
