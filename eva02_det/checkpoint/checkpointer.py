@@ -1,32 +1,46 @@
 """The checkpointer of a detector: whole files, tensors only, and an error where weights do not fit."""
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
-from eva02_det.checkpoint.io import read_file, state_dict_of
-from eva02_det.checkpoint.remap import Account, is_backbone, load_account, remap
-from eva02_det.checkpoint.tables import BACKBONE_PREFIX
+from eva02_det.checkpoint.hub import find_file
+from eva02_det.checkpoint.io import read_file
+from eva02_det.checkpoint.load import Choice, load_content
+from eva02_det.checkpoint.tables import NESTINGS
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import atomic_path, write_text
 
 
 class DetectorCheckpointer(DetectionCheckpointer):
-    """Saves atomically; loads a whole detector, or a bare backbone into a new detector.
+    """Saves atomically; loads whatever `load_weights` loads, and resumes.
 
-    `new_weights` are regular expressions of model keys that a file need not hold, or may hold in another shape:
-    what is new when the classes change. For a bare backbone everything outside the backbone is new.
-    Anything else that does not fit raises UserError and leaves nothing half-loaded.
+    Weights that do not fit raise UserError and leave the model as it was. A checkpointable called `ema_state` (name of a
+    parameter -> its average) becomes the entry of that name in the file, as in the authors' files.
+
+    Args:
+        which, new_weights, resize: see `load_weights`. A run's own checkpoint is resumed whole: they do not apply to it.
+        **checkpointables: objects with state_dict and load_state_dict. The tensors that load_state_dict receives lie in the
+            file still: copy what is kept.
     """
 
     def __init__(
-        self, model: torch.nn.Module, save_dir: str = "", *, new_weights: tuple[str, ...] = (), **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        which: str = "model",
+        new_weights: Sequence[str] = (),
+        resize: str = "bicubic",
+        **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
-        self.new_weights = tuple(re.compile(rule) for rule in new_weights)
+        self._choice = Choice(which, tuple(new_weights), resize)
+        self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `<save_dir>/<name>.pth` beside and move it into place, then point `last_checkpoint` at it."""
@@ -45,34 +59,26 @@ class DetectorCheckpointer(DetectionCheckpointer):
         """Name the newest checkpoint of the folder."""
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
-    def _load_file(self, f: str) -> dict[str, Any]:
-        content = read_file(f)
-        weights = state_dict_of(content, f)
-        extra = {key: value for key, value in content.items() if key in self.checkpointables or key == "iteration"}
-        return {"model": weights, "origin": f, **extra}
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load the model and, with `checkpointables` None or named, what was saved beside it; returns the rest of the file."""
+        return super().load(str(find_file(path)) if path else path, checkpointables)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """The newest checkpoint of `save_dir` with everything in it if `resume` and there is one, else the weights at `path`."""
+        self._resuming = resume and self.has_checkpoint()
+        try:
+            return super().resume_or_load(path, resume=resume)
+        finally:
+            self._resuming = False
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        return {**read_file(filename), "origin": filename}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        weights, origin = checkpoint.pop("model"), checkpoint.pop("origin")
-        account = remap(weights, self.model.state_dict())
-        problems = self._problems(account, backbone=is_backbone(weights))
-        if problems:
-            raise UserError(
-                f"checkpoint {origin} is not one of this model: {problems}; pass the config it was trained with, "
-                f"or name what shall start anew in train.new_weights"
-            )
-        load_account(self.model, account)
-        self.logger.info("%s: %s; dropped by rule: %d", origin, account.summary(), len(account.dropped))
-
-    def _problems(self, account: Account, *, backbone: bool) -> str:
-        """What does not fit and may not start anew, in words; empty where all is well."""
-
-        def is_new(key: str) -> bool:
-            return (backbone and not key.startswith(BACKBONE_PREFIX)) or any(rule.search(key) for rule in self.new_weights)
-
-        rest = Account(
-            weights=account.weights,
-            unexpected=[key for key in account.unexpected if not any(rule.search(key) for rule in self.new_weights)],
-            mismatched={key: shapes for key, shapes in account.mismatched.items() if not is_new(key)},
-            absent=[key for key in account.absent if not is_new(key)],
-        )
-        return "" if rest.complete else rest.summary()
+        origin = checkpoint.pop("origin")
+        lost = [key for key in self.checkpointables if key not in checkpoint] if self._resuming else []
+        if lost:
+            raise UserError(f"checkpoint {origin} holds no {', '.join(lost)}, so the run cannot go on from it; start it anew")
+        load_content(self.model, checkpoint, origin, Choice() if self._resuming else self._choice)
+        for key in [key for key, value in checkpoint.items() if key in NESTINGS or isinstance(value, torch.Tensor)]:
+            del checkpoint[key]  # what is handed on is the rest

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from eva02_det.checkpoint.account import Account
 from eva02_det.checkpoint.checkpointer import DetectorCheckpointer
 from eva02_det.checkpoint.io import read_file, state_dict_of
-from eva02_det.checkpoint.remap import remap
+from eva02_det.checkpoint.remap import Fit, Target
+from eva02_det.checkpoint.rotary import stored_table
 from eva02_det.utils.errors import UserError
 
 
@@ -31,8 +33,8 @@ def backbone_file(width: int = 3) -> dict[str, torch.Tensor]:
         "patch_embed.proj.bias": torch.randn(width),
         "cls_token": torch.zeros(1, 1, width),
         "norm.weight": torch.ones(width),
-        "rope.freqs_cos": torch.zeros(16, 16, 64),
-        "blocks.0.attn.rope.freqs_sin": torch.zeros(16, 16, 64),
+        "rope.freqs_cos": stored_table(16, 64, "cos").view(16, 16, 64),
+        "blocks.0.attn.rope.freqs_sin": stored_table(16, 64, "sin"),
     }
 
 
@@ -50,19 +52,24 @@ def test_a_bare_backbone_fills_the_backbone_of_a_detector_in_every_published_nes
     torch.testing.assert_close(model.head.weight.data, head)
 
 
-def test_each_key_is_used_dropped_unexpected_or_mismatched_and_never_lost():
+def account_of(weights: dict[str, torch.Tensor], model: nn.Module) -> Account:
+    return Fit(weights, Target.of(model)).account
+
+
+def test_each_key_is_used_dropped_unexpected_mismatched_or_damaged_and_never_lost():
     weights = {**backbone_file(), "patch_embed.proj.bias": torch.zeros(9), "strange": torch.zeros(1)}
-    account = remap(weights, Detector().state_dict())
-    used = [key.removeprefix("backbone.net.") for key in account.weights]
-    assert sorted(used + account.dropped + account.unexpected + list(account.mismatched)) == sorted(weights)
-    assert account.unexpected == ["strange"]
+    account = account_of(weights, Detector())
+    fates = [*account.used, *account.dropped, *account.unexpected, *account.mismatched, *account.damaged]
+    assert sorted(fates) == sorted(weights)
+    assert account.unexpected == {"strange": (1,)}
     assert account.mismatched == {"patch_embed.proj.bias": ((9,), (3,))}
-    assert account.absent == ["head.weight", "head.bias"]
+    assert account.absent == {}
+    assert sorted(account.new) == ["head.bias", "head.weight"]
 
 
 def test_final_norm_and_tokens_are_refused_in_a_detector_file():
     weights = {**Detector().state_dict(), "norm.weight": torch.ones(3)}
-    assert remap(weights, Detector().state_dict()).unexpected == ["norm.weight"]
+    assert account_of(weights, Detector()).unexpected == {"norm.weight": (3,)}
 
 
 @pytest.mark.parametrize(
