@@ -9,10 +9,11 @@ from torch import Tensor
 
 from eva02_det.modeling.mask_budget import MaskBudget
 from eva02_det.modeling.rescorers import MaskRescorer
-from eva02_det.modeling.selectors import Selection
+from eva02_det.modeling.selectors import HardNms, Selection
 from eva02_det.utils.errors import UserError
 
 BoxSelector = Callable[[Tensor, Tensor, tuple[int, int]], Selection]
+Candidates = tuple[Tensor, Tensor, tuple[int, int]]
 
 
 class Eva02CascadeROIHeads(CascadeROIHeads):
@@ -58,36 +59,49 @@ class Eva02CascadeROIHeads(CascadeROIHeads):
         found = self._forward_box(features, proposals)
         return [self._masks_within_budget(features, index, image) for index, image in enumerate(found)], {}
 
-    def _masks_within_budget(self, features: dict[str, Tensor], index: int, found: Instances) -> Instances:
-        """The detections of one image of the batch, as many as the budget leaves."""
-        own = {name: level[index : index + 1] for name, level in features.items()}
-        add_masks = super()._forward_mask
-        return self.mask_budget(found, lambda part: add_masks(own, [part])[0], self.rescore_masks)
-
-    def _forward_box(
-        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None
-    ) -> dict[str, Tensor] | list[Instances]:
-        if self.training or self.select_boxes is None:
-            return super()._forward_box(features, proposals, targets)
-        refined = self._refine([features[name] for name in self.box_in_features], proposals)
-        return [self.select_boxes(boxes, scores, size)[0] for boxes, scores, size in refined]
-
-    def _refine(self, features: list[Tensor], proposals: list[Instances]) -> list[tuple[Tensor, Tensor, tuple[int, int]]]:
+    def refine(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Candidates]:
         """Per image: boxes of the last stage [R, 4], class scores averaged over the stages [R, K+1], image size."""
+        maps = [features[name] for name in self.box_in_features]
         sizes = [image.image_size for image in proposals]
         boxes, by_stage = [], []
         for stage, predictor in enumerate(self.box_predictor):
             if stage > 0:
                 proposals = self._create_proposals_from_boxes(boxes, sizes)
-            outputs = self._run_stage(features, proposals, stage)
+            outputs = self._run_stage(maps, proposals, stage)
             boxes = predictor.predict_boxes(outputs, proposals)
             by_stage.append(predictor.predict_probs(outputs, proposals))
         scores = [sum(stages) / len(stages) for stages in zip(*by_stage)]
         return list(zip(boxes, scores, sizes))
 
+    def select(self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]) -> Instances:
+        """What `refine` gives for one image -> its detections."""
+        selector = self.select_boxes
+        if selector is None:
+            last = self.box_predictor[-1]
+            selector = HardNms(last.test_nms_thresh, last.test_score_thresh, last.test_topk_per_image)
+        return selector(boxes, scores, image_size)[0]
+
+    def predict_masks(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
+        """The detections with `pred_masks` [M, 1, S, S], scores as they were; unchanged without a mask head. For test time."""
+        return super()._forward_mask(features, instances)
+
+    def rescore(self, instances: Instances) -> Instances:
+        """One image's detections with masks after `rescore_masks`. Those from outside may lack scores: then nothing is done."""
+        return instances if self.rescore_masks is None or not instances.has("scores") else self.rescore_masks(instances)
+
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> dict[str, Tensor] | list[Instances]:
+        if self.training:
+            return super()._forward_box(features, proposals, targets)
+        return [self.select(*candidates) for candidates in self.refine(features, proposals)]
+
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
-        outputs = super()._forward_mask(features, instances)
-        if self.training or self.rescore_masks is None:
-            return outputs
-        # detections handed in from outside may come without scores: then there is nothing to calibrate
-        return [self.rescore_masks(image) if image.has("scores") else image for image in outputs]
+        if self.training:
+            return super()._forward_mask(features, instances)
+        return [self.rescore(image) for image in self.predict_masks(features, instances)]
+
+    def _masks_within_budget(self, features: dict[str, Tensor], index: int, found: Instances) -> Instances:
+        """The detections of one image of the batch, as many as the budget leaves."""
+        own = {name: level[index : index + 1] for name, level in features.items()}
+        return self.mask_budget(found, lambda part: self.predict_masks(own, [part])[0], self.rescore_masks)
