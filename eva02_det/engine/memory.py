@@ -1,34 +1,191 @@
-"""How much GPU memory a training step needs, by formula, before any GPU is used."""
+"""How much memory a training step needs on one GPU, before any GPU is used.
 
+Fixed, per process: fp32 weights, gradients and two AdamW moments (4 + 4 + 8 bytes a parameter), the weight average if there is
+one (4), the buckets in which several processes exchange gradients (4), and under mixed precision the low-precision copies of the
+backbone's weights (2). Per image: what a forward pass keeps for the backward pass, counted in bytes with
+
+    N tokens, D width, H hidden width of the feed-forward layer, b bytes of a low-precision number (2, or 4 in fp32)
+
+    a block of TrV        D N (2 norm inputs of 4) + D N b (q, k, v, attention) + D N b (inputs of q, k, v, w1, w2: a copy for each
+                          under mixed precision, one for q, k, v and one for w1, w2 in fp32)
+                          + H N b (input and output of SiLU, the other branch, input of w3) + H N 4 (input of the inner norm)
+    checkpointed blocks   D N 4 each, and once all that a single block keeps
+    math attention        (4 + b) x heads x N x (N, or the tokens of a window) more; the fused kernels keep no scores
+    pyramid               inputs of its convolutions (b) and of its norms (4)
+    proposals and heads   counted by running their layers on tensors without memory: 512 regions a stage, all foreground ones for masks
+
+`tests/engine/test_memory.py` holds these formulas against what a forward pass really keeps. Not measured on a GPU: the
+allowance for kernels, fragmentation and temporaries (`CONTEXT_GIB`, `SLACK`).
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
+from eva02_det.modeling.vit import TrV
 from eva02_det.utils.config import get
+from eva02_det.utils.errors import UserError
 
 GIB = 2**30
+CONTEXT_GIB = 1.0  # CUDA context, libraries and the work space of their kernels
+SLACK = 0.1  # of what the images keep: temporaries and fragmentation
+LOW_OF_FULL = 0.68  # what a block of TrV keeps under mixed precision, as a share of what it keeps in fp32
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one process: what every step holds, and what each image adds."""
+    """Bytes of one process by name: what it always holds, and what each image adds."""
 
     fixed: dict[str, int]
     per_image: dict[str, int]
 
     def total_gib(self, images: int) -> float:
-        return (sum(self.fixed.values()) + images * sum(self.per_image.values())) / GIB
+        """With so many images on the GPU at a time."""
+        return CONTEXT_GIB + (sum(self.fixed.values()) + images * (1 + SLACK) * sum(self.per_image.values())) / GIB
 
 
-def estimate_memory(config: DictConfig) -> MemoryEstimate:
-    """The estimate for a config."""
-    with torch.device("meta"):
-        model: nn.Module = instantiate(config.model)
-    count = sum(p.numel() for p in model.parameters())
-    fixed = {"weights": 4 * count, "gradients": 4 * count, "AdamW": 8 * count}
+def estimate_memory(config: DictConfig, processes: int = 1, model: nn.Module | None = None) -> MemoryEstimate:
+    """The estimate for the config's training; `model` is its model where it was built (without memory) already."""
+    model = build_on_meta(config) if model is None else model
+    low = 2 if get(config, "train.amp.enabled", False) else 4
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    fixed = {"weights": 4 * sum(p.numel() for p in model.parameters()), "gradients": 4 * count, "AdamW moments": 8 * count}
     if get(config, "train.ema.decay") is not None:
         fixed["weight average"] = 4 * count
-    return MemoryEstimate(fixed, {})
+    if processes > 1:
+        fixed["gradient buckets"] = 4 * count
+    if low == 2:
+        fixed["low-precision weights"] = 2 * sum(p.numel() for p in model.backbone.parameters())
+    side = image_side(config)
+    parts = {"images": 2 * 4 * 3 * side**2, **backbone_bytes(model.backbone, side, low), **heads_bytes(model, side)}
+    return MemoryEstimate(fixed, parts)
+
+
+def build_on_meta(config: DictConfig) -> nn.Module:
+    """The config's model without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return instantiate(config.model)
+    except (ValueError, TypeError, AssertionError, ModuleNotFoundError) as error:
+        raise UserError(f"the config's model cannot be built: {str(error) or type(error).__name__}; correct model.*") from error
+
+
+def image_side(config: DictConfig) -> int:
+    """Side in pixels of the square that a training image is padded to, or at most cut to."""
+    side = get(config, "model.backbone.square_pad") or get(config, "dataloader.train.mapper.augmentations.pixels")
+    if not side:
+        raise UserError("neither model.backbone.square_pad nor dataloader.train.mapper.augmentations.pixels says how large images are")
+    return int(side)
+
+
+def backbone_bytes(backbone: nn.Module, side: int, low: int, *, norm: int = 4) -> dict[str, int]:
+    """What the net and the pyramid keep for one image. norm: bytes of a norm's input (CUDA's mixed precision norms in fp32)."""
+    net = backbone.net
+    if isinstance(net, TrV):
+        return {"blocks": trv_bytes(net, side, low, norm=norm), "pyramid": pyramid_bytes(backbone, side, low, norm=norm)}
+    counted = saved_bytes(net, torch.empty(1, 3, side, side, device="meta"))
+    return {"blocks": counted if low == 4 else int(LOW_OF_FULL * counted), "pyramid": pyramid_bytes(backbone, side, low, norm=norm)}
+
+
+def trv_bytes(net: TrV, side: int, low: int, *, norm: int = 4) -> int:
+    """What the blocks of TrV keep for one image, by the formula above."""
+    rows = -(-side // net.patch_embed.patch_size)
+    tokens, window = rows**2, net.window_size
+    seen = (-(-rows // window) * window) ** 2  # tokens and empty slots of all windows
+    keeps = []
+    for index, block in enumerate(net.blocks):
+        windowed = index not in net.global_block_indexes
+        slots, reach = (seen, window**2) if windowed else (tokens, tokens)
+        keeps.append(block_bytes(block, tokens, slots, reach, low, norm))
+    if net.use_act_checkpoint:
+        return len(keeps) * 4 * net.blocks[0].norm1.weight.numel() * tokens + max(keeps)
+    return sum(keeps)
+
+
+def block_bytes(block: nn.Module, tokens: int, slots: int, reach: int, low: int, norm: int) -> int:
+    """One block. slots: places inside attention, empty ones included. reach: tokens that a token attends to."""
+    width, hidden, heads = block.norm1.weight.numel(), block.mlp.w1.out_features, block.attn.num_heads
+    copies = 5 if low == 2 else 2
+    attention = 4 * low * slots * width + 4 * heads * slots + (low * tokens * width if slots != tokens else 0)
+    if getattr(block.attn.kernel, "__name__", "") == "math_attention":
+        attention += (4 + low * (low < 4)) * heads * slots * reach - 4 * heads * slots
+    inner = low * 3 + (norm + low if isinstance(block.mlp.ffn_ln, nn.LayerNorm) else low)
+    return 2 * 4 * width * tokens + copies * low * width * tokens + attention + inner * hidden * tokens
+
+
+def pyramid_bytes(backbone: nn.Module, side: int, low: int, *, norm: int = 4) -> int:
+    """The branches of the feature pyramid: each layer keeps its input, in the precision that it works in."""
+    shape = backbone.net.output_shape()[backbone.in_feature]
+    total = 4 * shape.channels * (side // shape.stride) ** 2  # the map that all branches start from
+    for branch in backbone.stages:
+        channels, rows = shape.channels, side // shape.stride
+        for index, layer in enumerate(branch):
+            kept = 0 if index == 0 and low == 4 else low * channels * rows**2  # under mixed precision its copy for each branch
+            if isinstance(layer, nn.MaxPool2d):
+                rows //= layer.stride
+                total += 8 * channels * rows**2  # indexes
+            elif isinstance(layer, nn.ConvTranspose2d):
+                total, channels, rows = total + kept, layer.out_channels, rows * layer.stride[0]
+            elif isinstance(layer, nn.Conv2d):
+                total, channels = total + kept, layer.out_channels
+                total += norm * channels * rows**2 if getattr(layer, "norm", None) is not None else 0
+            elif not isinstance(layer, nn.Identity):  # norm, GELU
+                total += norm * channels * rows**2
+    return total
+
+
+def heads_bytes(model: nn.Module, side: int) -> dict[str, int]:
+    """What proposals, box heads and mask head keep for one image; they always work in fp32."""
+    shapes = model.backbone.output_shape()
+    maps = [_empty(1, one.channels, side // one.stride, side // one.stride) for one in shapes.values()]
+    heads = model.roi_heads
+    channels, regions = next(iter(shapes.values())).channels, heads.batch_size_per_image
+    box_side, mask_side = _side(heads, "box_pooler"), _side(heads, "mask_pooler")
+    found = {"proposals": saved_bytes(model.proposal_generator.rpn_head, maps)}
+    stages = heads.box_head if isinstance(heads.box_head, nn.ModuleList) else [heads.box_head]
+    pooled = _empty(regions, channels, box_side, box_side)
+    found["box heads"] = sum(saved_bytes(stage, pooled) for stage in stages)
+    if getattr(heads, "mask_on", False):
+        foreground = max(1, round(regions * heads.positive_fraction))
+        found["mask head"] = saved_bytes(heads.mask_head.layers, _empty(foreground, channels, mask_side, mask_side))
+    return found
+
+
+def saved_bytes(function: Callable[..., Any], *inputs: Any) -> int:
+    """Bytes that calling `function` keeps for a backward pass, weights not counted and shared storage counted once.
+
+    Tensors without memory (device "meta") do; their numbers are not needed.
+    """
+    kept: dict[int, Any] = {}
+
+    def remember(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, _as_it_is), torch.enable_grad():
+        result = function(*inputs)  # held, so that nothing is freed before it is counted
+        total = sum(storage.nbytes() for storage in kept.values())
+    del result
+    return total
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(*shape, device="meta", requires_grad=True)
+
+
+def _side(heads: nn.Module, name: str) -> int:
+    """Side of what a pooler hands out."""
+    pooler = getattr(heads, name, None)
+    return 0 if pooler is None else pooler.output_size[0]
+

@@ -72,6 +72,7 @@ class TrV(Backbone):
         _require_shape(embed_dim, num_heads, window_size)
         self.window_size, self.head_dim, self.positions = window_size, embed_dim // num_heads, positions
         self.use_act_checkpoint = use_act_checkpoint
+        self.global_block_indexes = tuple(sorted(global_block_indexes))
         self._runs = _runs_of_blocks(depth, global_block_indexes)
         has_table = positions.pretrain_grid is not None
         self.pos_embed = nn.Parameter(torch.zeros(1, positions.rows, embed_dim)) if has_table else None
