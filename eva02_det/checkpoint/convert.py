@@ -9,6 +9,7 @@ from eva02_det.checkpoint.io import read_file, state_dict_of, write_weights
 from eva02_det.checkpoint.layouts import layout_of
 from eva02_det.checkpoint.resize import position_grid, resize_patch_kernel, resize_position_table
 from eva02_det.checkpoint.tables import PATCH_KERNEL, POSITIONS
+from eva02_det.checkpoint.zoo import read_zoo_pickle
 from eva02_det.utils.errors import UserError
 
 PATCH_PX, POSITION_GRID = 16, 14  # an image of 224 in patches of 16
@@ -18,14 +19,16 @@ def convert_checkpoint(source: str | Path, target: str | Path, *, which: str = "
     """Write the weights of `source` to `target` and return what was done, one sentence each.
 
     Weights of a backbone get our names, a patch kernel of 16 x 16 and positions of a 14 x 14 grid, as in the released
-    p14to16 files; all else is copied. Weights of a detector are copied. Beside argparse.Namespace no object is accepted.
+    p14to16 files; all else is copied. Weights of a detector are copied; of a model zoo pickle (.pkl), the arrays. No object
+    beside tensors is accepted but argparse.Namespace.
 
     Args:
         target: `.safetensors`, or any other name for a torch file with the weights under "model".
         which: "model", or "ema" for averaged weights.
         resize: see `resize_patch_kernel`.
     """
-    content = read_file(find_file(source), allow_namespace=True)
+    path = find_file(source)
+    content = read_zoo_pickle(path) if path.suffix == ".pkl" else read_file(path, allow_namespace=True)
     weights = state_dict_of(content, source, which)
     layout = layout_of(weights.keys())
     report = [f"{source} is a {layout.name} with {len(weights)} tensors"]

@@ -74,6 +74,15 @@ def _refusal(path: Path) -> str:
 
 def state_dict_of(content: Mapping[str, Any], origin: str | Path, which: str = "model") -> dict[str, Tensor]:
     """The weights in a file's content, bare or nested, without the prefix of DataParallel; which="ema": the averaged ones."""
+    chosen = weights_entry(content, origin, which)
+    tensors = {key.removeprefix("module."): value for key, value in chosen.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"checkpoint {origin} holds no weights; expected a state dict, bare or under {', '.join(NESTINGS)}")
+    return tensors
+
+
+def weights_entry(content: Mapping[str, Any], origin: str | Path, which: str = "model") -> Mapping[str, Any]:
+    """The part of a file's content that holds the weights asked for, with all that is in it."""
     if which not in {"model", "ema"}:
         raise ValueError(f"which={which!r} names no weights; choose 'model' or 'ema'")
     if which == "ema" and not any(isinstance(content.get(key), dict) for key in AVERAGES):
@@ -81,14 +90,8 @@ def state_dict_of(content: Mapping[str, Any], origin: str | Path, which: str = "
             f"checkpoint {origin} holds no averaged weights (no {' or '.join(AVERAGES)}, only {', '.join(_names(content))}); "
             f"use its raw weights or a file of a run with averaging on"
         )
-    for key in AVERAGES if which == "ema" else NESTINGS:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise UserError(f"checkpoint {origin} holds no weights; expected a state dict, bare or under {', '.join(NESTINGS)}")
-    return tensors
+    nestings = AVERAGES if which == "ema" else NESTINGS
+    return next((content[key] for key in nestings if isinstance(content.get(key), dict)), content)
 
 
 def _names(content: Mapping[str, Any], count: int = 5) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eva02_det.checkpoint.account import Account
 from eva02_det.checkpoint.hub import find_file
-from eva02_det.checkpoint.io import read_file, state_dict_of
+from eva02_det.checkpoint.io import read_file, state_dict_of, weights_entry
 from eva02_det.checkpoint.remap import Fit, Target
 from eva02_det.utils.errors import UserError
 
@@ -56,6 +56,9 @@ def load_content(model: nn.Module, content: Mapping[str, Any], origin: str, choi
     target = Target.of(_unwrapped(model))
     weights = _chosen(content, origin, choice.which, target)
     fit = Fit(weights, target, origin, new=choice.new_weights, resize=choice.resize, averaged=choice.which == "ema")
+    for key, value in weights_entry(content, origin, choice.which).items():
+        if not isinstance(value, Tensor):
+            fit.account.dropped[key] = f"no tensor but {type(value).__name__}"
     problems = fit.account.problems()
     if problems:
         raise UserError(
