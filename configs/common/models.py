@@ -77,8 +77,10 @@ def cascade_mask_rcnn(
     proposals: Proposals = Proposals(),
     masks: bool = True,
     class_loss: dict[str, Any] | None = None,
+    limits: tuple[float, int] = (0.05, 100),
     select_boxes: Any = None,
     rescore_masks: Any = None,
+    mask_budget: Any = None,
 ) -> DictConfig:
     """The whole detector.
 
@@ -88,12 +90,14 @@ def cascade_mask_rcnn(
         channels: width of pyramid, proposal head and the convolutions of the heads.
         masks: False leaves the mask branch out (Objects365).
         class_loss: `softmax_loss()` (default), `sigmoid_loss()` or `federated_loss(...)`.
-        select_boxes: e.g. `L(SoftNms)()`; None is hard NMS at 0.5, score threshold 0.05, 100 detections.
+        limits: score threshold and detections per image of the box predictors, which select_boxes=None uses.
+        select_boxes: e.g. `L(SoftNms)()`; None is hard NMS at 0.5 within `limits`.
         rescore_masks: e.g. `L(Maskness)()`; None leaves scores alone.
+        mask_budget: e.g. `L(MaskBudget)(per_class=100)`; None gives every detection a mask.
     """
     # the layers refer to the heads' num_classes, so that overriding model.roi_heads.num_classes changes all of them
     branch = mask_branch(channels, "${..num_classes}", heads.mask_convs) if masks else {}
-    predictors = [box_predictor(heads.box_width, "${...num_classes}", weights, class_loss) for _, weights in CASCADE]
+    predictors = [box_predictor(heads.box_width, "${...num_classes}", weights, class_loss, limits) for _, weights in CASCADE]
     return L(Eva02RCNN)(
         backbone=pyramid(net, channels, image_size),
         proposal_generator=proposal_network(channels, proposals),
@@ -109,6 +113,7 @@ def cascade_mask_rcnn(
             **branch,
             select_boxes=select_boxes,
             rescore_masks=rescore_masks,
+            mask_budget=mask_budget,
         ),
         pixel_mean=list(IMAGENET_MEAN),
         pixel_std=list(IMAGENET_STD),
@@ -128,7 +133,9 @@ def sigmoid_loss() -> dict[str, Any]:
 
 def federated_loss(dataset_names: str | list[str], *, num_classes: int = 50, freq_weight_power: float = 0.5) -> dict[str, Any]:
     """Sigmoid over `num_classes` classes drawn per batch and stage by image count ** power in the named data set (LVIS)."""
-    weights = L(FederatedClassWeights)(dataset_names=dataset_names, freq_weight_power=freq_weight_power)
+    weights = L(FederatedClassWeights)(
+        dataset_names=dataset_names, freq_weight_power=freq_weight_power, num_classes="${..num_classes}"
+    )
     return {**sigmoid_loss(), "use_fed_loss": True, "fed_loss_num_classes": num_classes, "get_fed_loss_cls_weights": weights}
 
 
@@ -183,16 +190,20 @@ def box_head(channels: int, sizes: HeadSizes) -> DictConfig:
 
 
 def box_predictor(
-    width: int, num_classes: int | str, weights: Sequence[float], class_loss: dict[str, Any] | None = None
+    width: int,
+    num_classes: int | str,
+    weights: Sequence[float],
+    class_loss: dict[str, Any] | None = None,
+    limits: tuple[float, int] = (0.05, 100),
 ) -> DictConfig:
     """Class scores and one box per region, the same for all classes."""
     return L(FastRCNNOutputLayers)(
         input_shape=L(ShapeSpec)(channels=width),
         box2box_transform=L(Box2BoxTransform)(weights=list(weights)),
         num_classes=num_classes,
-        test_score_thresh=0.05,
+        test_score_thresh=limits[0],
         test_nms_thresh=0.5,
-        test_topk_per_image=100,
+        test_topk_per_image=limits[1],
         cls_agnostic_bbox_reg=True,
         **(class_loss or softmax_loss()),
     )

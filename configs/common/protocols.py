@@ -12,8 +12,10 @@ from eva02_det.modeling.protocols import named_protocol
 
 def tested_as(name: str, *, model: DictConfig, dataloader: DictConfig, train: DictConfig) -> DictConfig:
     """Write the named protocol into the parts of a recipe; returns the recipe's `protocol` node."""
-    parts = OmegaConf.create({}, flags={"allow_objects": True})
-    parts.update(model=model, dataloader=dataloader, train=train)
-    use_protocol(parts, named_protocol(name))
-    model.roi_heads, dataloader.evaluator, train.ema = parts.model.roi_heads, parts.dataloader.evaluator, parts.train.ema
-    return parts.protocol
+    recipe = OmegaConf.create({}, flags={"allow_objects": True})
+    recipe.model, recipe.dataloader, recipe.train = model, dataloader, train
+    use_protocol(recipe, named_protocol(name))
+    model.roi_heads = recipe.model.roi_heads
+    dataloader.evaluator = recipe.dataloader.evaluator
+    train.ema = recipe.train.ema
+    return recipe.protocol

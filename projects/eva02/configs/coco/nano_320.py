@@ -11,6 +11,7 @@ from eva02_det.modeling.vit import Positions, TrV
 from .....configs.common.data import lsj_dataloader
 from .....configs.common.models import HeadSizes, Proposals, cascade_mask_rcnn
 from .....configs.common.optim import adamw, step_schedule
+from .....configs.common.protocols import tested_as
 from .....configs.common.train import train_settings
 
 PIXELS, BATCH, DEPTH = 320, 16, 6
@@ -38,3 +39,4 @@ dataloader = lsj_dataloader("coco_2017", pixels=PIXELS, batch_size=BATCH)
 optimizer = adamw(2e-4, depth=DEPTH)
 lr_multiplier = step_schedule(STEPS, milestones=(72_000, 81_000))  # 80 % and 90 %
 train = train_settings(STEPS, period=5000)
+protocol = tested_as("plain", model=model, dataloader=dataloader, train=train)

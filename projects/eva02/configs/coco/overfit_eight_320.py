@@ -6,7 +6,7 @@ Minutes on two CPU cores; box AP >= 80 and mask AP >= 60 on the eight images the
 
 from .....configs.common.optim import adamw, cosine_schedule
 from .....configs.common.train import train_settings
-from .nano_320 import DEPTH, dataloader, model
+from .nano_320 import DEPTH, dataloader, model, protocol
 
 STEPS = 1200
 
