@@ -17,7 +17,8 @@ CORE = [
     "hydra-core>=1.1",  # the grammar of a.b.c=value overrides; MIT
     "cloudpickle>=2",  # configs with objects that YAML cannot hold; BSD-3
     "pycocotools>=2.0.8",  # run-length masks and the reference evaluation; BSD-2
-    "faster-coco-eval>=1.6",  # the same evaluation, faster, maintained; Apache-2.0
+    "hotcoco>=1.3",  # COCO's and LVIS's evaluation from arrays, seconds where the references take an hour; MIT
+    "faster-coco-eval>=1.6",  # COCO's evaluation by other hands, to check against; Apache-2.0
     "shapely>=2",  # fvcore clips polygons with it; BSD-3
     "tensorboard>=2.14",  # training curves; Apache-2.0
     "tabulate>=0.9",  # tables in logs; MIT
@@ -28,12 +29,14 @@ EXTRAS = {
     "mim": ["timm>=1.0.12"],  # teachers and towers for pre-training; Apache-2.0
     "launch": ["submitit>=1.5"],  # jobs on SLURM; MIT
     "report": ["supervision>=0.25"],  # drawing of boxes and masks; MIT
+    "lvis": ["lvis>=0.5.3"],  # LVIS's reference evaluation; BSD-2
     "dev": [
         "pytest>=8",  # MIT
         "pytest-xdist>=3.6",  # one worker per core; MIT
         "ruff>=0.9",  # MIT
         "mypy>=1.13",  # MIT
         "timm>=1.0.12",  # independent reference of the backbone; Apache-2.0
+        "lvis>=0.5.3",  # independent reference of the LVIS evaluation; BSD-2
         "setuptools>=68",  # the wheel test builds one; MIT
         "wheel>=0.43",  # MIT
     ],
