@@ -1,7 +1,7 @@
 """Parts of detectors, and the detector made of them."""
 
 from .anchor_generator import DefaultAnchorGenerator
-from .backbone import Backbone, SimpleFeaturePyramid, get_vit_lr_decay_rate
+from .backbone import Backbone, SimpleFeaturePyramid, ViT, get_vit_lr_decay_rate
 from .meta_arch import GeneralizedRCNN
 from .postprocessing import detector_postprocess
 
@@ -10,6 +10,7 @@ __all__ = [
     "DefaultAnchorGenerator",
     "GeneralizedRCNN",
     "SimpleFeaturePyramid",
+    "ViT",
     "detector_postprocess",
     "get_vit_lr_decay_rate",
 ]

@@ -2,6 +2,6 @@
 
 from .backbone import Backbone
 from .fpn import LastLevelMaxPool
-from .vit import SimpleFeaturePyramid, get_vit_lr_decay_rate
+from .vit import SimpleFeaturePyramid, ViT, get_vit_lr_decay_rate
 
-__all__ = ["Backbone", "LastLevelMaxPool", "SimpleFeaturePyramid", "get_vit_lr_decay_rate"]
+__all__ = ["Backbone", "LastLevelMaxPool", "SimpleFeaturePyramid", "ViT", "get_vit_lr_decay_rate"]

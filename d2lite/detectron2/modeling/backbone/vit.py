@@ -1,18 +1,121 @@
-"""Feature pyramid of a plain vision transformer, and its layer-wise learning rates (ViTDet, arXiv:2203.16527)."""
+"""A plain vision transformer, the feature pyramid on it, and its layer-wise learning rates (ViTDet, arXiv:2203.16527)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 
+import torch
+import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from ._plain_block import ConvBottleneck, FeedForward, PatchEmbed, PlainBlock
+from ._relative_attention import RelativeAttention
 from .backbone import Backbone
 
 Norm = str | Callable[[int], nn.Module] | None
 BLOCK_NAME = re.compile(r"\.blocks\.(\d+)\.")
+
+
+class ViT(Backbone):
+    """Plain vision transformer with one map of stride `patch_size`, called `out_feature`; no norm after the last block.
+
+    Blocks in `window_block_indexes` attend inside windows of `window_size` patches, the others everywhere; those in
+    `residual_block_indexes` end in convolutions. use_abs_pos: a table of positions, learnt on images of
+    `pretrain_img_size`, with a row for a class token in front or not. use_rel_pos: relative positions in every block,
+    for windows and for images of `img_size`. Images of another size, square or not, stretch all these tables.
+    use_act_checkpoint: compute each block again in the backward pass instead of keeping what it computed.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 1024,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+        use_abs_pos: bool = True,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        window_size: int = 0,
+        window_block_indexes: Collection[int] = (),
+        residual_block_indexes: Collection[int] = (),
+        use_act_checkpoint: bool = False,
+        pretrain_img_size: int = 224,
+        pretrain_use_cls_token: bool = True,
+        out_feature: str = "last_feat",
+    ) -> None:
+        super().__init__()
+        self.pretrain_use_cls_token = pretrain_use_cls_token
+        self.use_act_checkpoint = use_act_checkpoint
+        learnt = (pretrain_img_size // patch_size) ** 2 + pretrain_use_cls_token
+        self.pos_embed = nn.Parameter(torch.zeros(1, learnt, embed_dim)) if use_abs_pos else None
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.blocks = nn.ModuleList()
+        for index in range(depth):
+            window = window_size if index in window_block_indexes else 0
+            side = window or img_size // patch_size
+            attention = RelativeAttention(
+                embed_dim,
+                num_heads,
+                qkv_bias=qkv_bias,
+                relative_to=(side, side) if use_rel_pos else None,
+                zero_init=rel_pos_zero_init,
+            )
+            block = PlainBlock(
+                embed_dim,
+                attention,
+                FeedForward(embed_dim, int(embed_dim * mlp_ratio), act_layer),
+                norm_layer=norm_layer,
+                drop_path=drop_path_rate * index / max(depth - 1, 1),
+                window=window,
+                residual=ConvBottleneck(embed_dim, act_layer) if index in residual_block_indexes else None,
+            )
+            self.blocks.append(block)
+        self._out_features = [out_feature]
+        self._out_feature_channels = {out_feature: embed_dim}
+        self._out_feature_strides = {out_feature: patch_size}
+        self._initialise()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[B, in_chans, height, width] -> {out_feature: [B, embed_dim, height / patch_size, width / patch_size]}."""
+        tokens = self.patch_embed(x)
+        if self.pos_embed is not None:
+            tokens = tokens + self._positions((tokens.shape[1], tokens.shape[2]))
+        for block in self.blocks:
+            if self.use_act_checkpoint and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+        return {self._out_features[0]: tokens.permute(0, 3, 1, 2)}
+
+    def _positions(self, size: tuple[int, int]) -> Tensor:
+        """[1, rows, columns, embed_dim], stretched bicubically from the square it was learnt on."""
+        table = self.pos_embed[:, 1:] if self.pretrain_use_cls_token else self.pos_embed
+        side = int(table.shape[1] ** 0.5)
+        square = table.unflatten(1, (side, side))
+        if size == (side, side):
+            return square
+        return F.interpolate(square.permute(0, 3, 1, 2), size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+
+    def _initialise(self) -> None:
+        """Linear weights and absolute positions: normal(0.02), truncated; biases 0."""
+        if self.pos_embed is not None:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
 
 class SimpleFeaturePyramid(Backbone):
