@@ -102,6 +102,17 @@ def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: dic
     """Write a state dict, whole or not at all: .safetensors flat with `metadata`, any other name as {"model": ...}."""
     with atomic_path(path) as beside:
         if Path(path).suffix == ".safetensors":
-            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, beside, metadata)
+            save_file(_unshared(weights), beside, metadata)
         else:
             torch.save({"model": dict(weights)}, beside)
+
+
+def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous, on the CPU, and no two in one place, which safetensors refuses; copies only where that is not so already."""
+    result: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for key, value in weights.items():
+        value = value.detach().cpu().contiguous()
+        result[key] = value.clone() if value.data_ptr() in places else value
+        places.add(value.data_ptr())
+    return result
