@@ -35,7 +35,8 @@ def adamw(lr: float, *, depth: int, layer_decay: float = 1.0, weight_decay: floa
 def step_schedule(max_iter: int, *, milestones: tuple[int, ...], warmup: int = 1000) -> DictConfig:
     """Factor 1, then a tenth at each milestone; `warmup` iterations rise linearly from 0.001 (specification 7.1)."""
     values = [0.1**i for i in range(len(milestones) + 1)]
-    return _warmed_up(L(MultiStepParamScheduler)(values=values, milestones=list(milestones), num_updates=max_iter), warmup, max_iter)
+    steps = L(MultiStepParamScheduler)(values=values, milestones=list(milestones), num_updates=max_iter)
+    return _warmed_up(steps, warmup, max_iter)
 
 
 def constant_schedule(max_iter: int, *, warmup: int) -> DictConfig:

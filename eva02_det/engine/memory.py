@@ -2,23 +2,24 @@
 
 Fixed, per process: fp32 weights, gradients and two AdamW moments (4 + 4 + 8 bytes a parameter), the weight average if there is
 one (4), the buckets in which several processes exchange gradients (4), and under mixed precision the low-precision copies of the
-backbone's weights (2). Per image: what a forward pass keeps for the backward pass, counted in bytes with
+backbone's weights (2). Per image: what a forward pass keeps for the backward pass, in bytes. For a block of TrV, with N tokens,
+D width, H hidden width of the feed-forward layer, b bytes of a low-precision number (2 under mixed precision, else 4):
 
-    N tokens, D width, H hidden width of the feed-forward layer, b bytes of a low-precision number (2, or 4 in fp32)
+    8 D N      inputs of the two norms
+    4 b D N    q, k, v and the result of attention, + 4 N for each head; windows keep as much as global attention
+    c b D N    inputs of q, k, v, w1, w2: c = 5 copies under mixed precision, 2 in fp32
+    4 b H N    input and output of SiLU, the other branch, input of w3; + 4 H N for the input of the inner norm, if there is one
+    + 4 heads N R (+ b under mixed precision) for attention="math", R the tokens that a token sees; other kernels keep no scores
 
-    a block of TrV        D N (2 norm inputs of 4) + D N b (q, k, v, attention) + D N b (inputs of q, k, v, w1, w2: a copy for each
-                          under mixed precision, one for q, k, v and one for w1, w2 in fp32)
-                          + H N b (input and output of SiLU, the other branch, input of w3) + H N 4 (input of the inner norm)
-    checkpointed blocks   D N 4 each, and once all that a single block keeps
-    math attention        (4 + b) x heads x N x (N, or the tokens of a window) more; the fused kernels keep no scores
-    pyramid               inputs of its convolutions (b) and of its norms (4)
-    proposals and heads   counted by running their layers on tensors without memory: 512 regions a stage, all foreground ones for masks
+With activation checkpointing a block keeps 4 D N, and one block at a time all of the above. A layer of the pyramid keeps its
+input. What proposals, box heads (512 regions a stage) and mask head (all regions that may be foreground) keep is counted by
+running their layers on tensors without memory.
 
-`tests/engine/test_memory.py` holds these formulas against what a forward pass really keeps. Not measured on a GPU: the
-allowance for kernels, fragmentation and temporaries (`CONTEXT_GIB`, `SLACK`).
+`tests/engine/test_memory.py` holds all this against what a forward pass really keeps. The allowance for kernels, temporaries and
+fragmentation (`CONTEXT_GIB`, `SLACK`) was not measured on a GPU.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ from eva02_det.utils.errors import UserError
 GIB = 2**30
 CONTEXT_GIB = 1.0  # CUDA context, libraries and the work space of their kernels
 SLACK = 0.1  # of what the images keep: temporaries and fragmentation
-LOW_OF_FULL = 0.68  # what a block of TrV keeps under mixed precision, as a share of what it keeps in fp32
+LOW_OF_FULL = 0.68  # what a block of TrV keeps under mixed precision, as a share of fp32; taken for other nets, which are counted
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def estimate_memory(config: DictConfig, processes: int = 1, model: nn.Module | N
     if processes > 1:
         fixed["gradient buckets"] = 4 * count
     if low == 2:
-        fixed["low-precision weights"] = 2 * sum(p.numel() for p in model.backbone.parameters())
+        fixed["low-precision weights"] = 2 * _cast_at_a_time(model.backbone)
     side = image_side(config)
     parts = {"images": 2 * 4 * 3 * side**2, **backbone_bytes(model.backbone, side, low), **heads_bytes(model, side)}
     return MemoryEstimate(fixed, parts)
@@ -79,17 +80,25 @@ def image_side(config: DictConfig) -> int:
     """Side in pixels of the square that a training image is padded to, or at most cut to."""
     side = get(config, "model.backbone.square_pad") or get(config, "dataloader.train.mapper.augmentations.pixels")
     if not side:
-        raise UserError("neither model.backbone.square_pad nor dataloader.train.mapper.augmentations.pixels says how large images are")
+        raise UserError("nothing says how large images are; set model.backbone.square_pad to the side of the square in pixels")
     return int(side)
+
+
+def _cast_at_a_time(backbone: nn.Module) -> int:
+    """Parameters that exist in low precision at the same time: under checkpointing only one block's."""
+    count = sum(p.numel() for p in backbone.parameters())
+    blocks = [sum(p.numel() for p in block.parameters()) for block in getattr(backbone.net, "blocks", ())]
+    return count - sum(blocks) + max(blocks) if blocks and backbone.net.use_act_checkpoint else count
 
 
 def backbone_bytes(backbone: nn.Module, side: int, low: int, *, norm: int = 4) -> dict[str, int]:
     """What the net and the pyramid keep for one image. norm: bytes of a norm's input (CUDA's mixed precision norms in fp32)."""
-    net = backbone.net
-    if isinstance(net, TrV):
-        return {"blocks": trv_bytes(net, side, low, norm=norm), "pyramid": pyramid_bytes(backbone, side, low, norm=norm)}
-    counted = saved_bytes(net, torch.empty(1, 3, side, side, device="meta"))
-    return {"blocks": counted if low == 4 else int(LOW_OF_FULL * counted), "pyramid": pyramid_bytes(backbone, side, low, norm=norm)}
+    if isinstance(backbone.net, TrV):
+        blocks = trv_bytes(backbone.net, side, low, norm=norm)
+    else:
+        counted = saved_bytes(backbone.net, torch.empty(1, 3, side, side, device="meta"))
+        blocks = counted if low == 4 else int(LOW_OF_FULL * counted)
+    return {"blocks": blocks, "pyramid": pyramid_bytes(backbone, side, low, norm=norm)}
 
 
 def trv_bytes(net: TrV, side: int, low: int, *, norm: int = 4) -> int:
@@ -188,4 +197,3 @@ def _side(heads: nn.Module, name: str) -> int:
     """Side of what a pooler hands out."""
     pooler = getattr(heads, name, None)
     return 0 if pooler is None else pooler.output_size[0]
-

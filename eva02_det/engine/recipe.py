@@ -101,7 +101,7 @@ def has_masks(config: DictConfig) -> bool:
 
 
 def counts_as_lvis(config: DictConfig) -> bool:
-    """Whether the config's evaluation counts detections over all classes of an image, as LVIS does, rather than class by class."""
+    """Whether the config's evaluation counts detections over all classes of an image, as LVIS does, not class by class."""
     target = get(config, "dataloader.evaluator._target_", "")
     return str(getattr(target, "__name__", target)).endswith("LvisEvaluator")
 

@@ -12,8 +12,8 @@ arXiv:1706.02677), the decay that of Busbridge et al. (arXiv:2307.13813). Images
 `dataloader.train.total_batch_size` x `train.accumulate`, so a config that was scaled, saved and loaded is not scaled again.
 """
 
-import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from detectron2.utils import comm
@@ -24,8 +24,25 @@ from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
 
 LR_RULES = {"sqrt": 0.5, "linear": 1.0, "none": 0.0}  # exponent of k
-REFERENCES = {"sqrt": "sqrt rule, arXiv:2205.10287", "linear": "linear rule, arXiv:1706.02677", "none": "train.lr_rule=none"}
+HEADROOM = 0.95  # of the memory that the estimate may fill
 LOADER = "dataloader.train.total_batch_size"
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """GiB that a process may use, and where the figure is from."""
+
+    gib: float
+    source: str
+
+    @property
+    def usable(self) -> float:
+        return HEADROOM * self.gib
+
+    @property
+    def chosen(self) -> bool:
+        """Set by the user, so that what does not fit is an error and not a remark."""
+        return self.source == "train.memory_gib"
 
 
 def apply_scaling(config: DictConfig, processes: int) -> list[str]:
@@ -35,9 +52,11 @@ def apply_scaling(config: DictConfig, processes: int) -> list[str]:
     """
     if get(config, LOADER) is None:
         return []
-    said = _change_batch(config)
-    said += _share(config, processes, *_memory_limit(config))
-    return said
+    for key in (LOADER, "train.accumulate", "train.batch"):
+        value = get(config, key, 1)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{key}={value} must be a whole number, at least 1")
+    return [*_change_batch(config), *_share(config, processes)]
 
 
 def images_per_step(config: DictConfig) -> int:
@@ -45,137 +64,141 @@ def images_per_step(config: DictConfig) -> int:
     return int(get(config, LOADER)) * int(get(config, "train.accumulate", 1))
 
 
+def warmup_iterations(config: DictConfig) -> int:
+    """Length of the warm-up; 0 where the schedule has none."""
+    return round(get(config, "lr_multiplier.warmup_length", 0.0) * config.train.max_iter)
+
+
 def _change_batch(config: DictConfig) -> list[str]:
+    """Carry out `train.batch`."""
     old, new = images_per_step(config), get(config, "train.batch")
     if new is None or new == old:
         return []
-    if not isinstance(new, int) or new < 1:
-        raise UserError(f"train.batch={new} must be a whole number of images, at least 1")
     rule = get(config, "train.lr_rule", "sqrt")
     if rule not in LR_RULES:
         raise UserError(f"train.lr_rule={rule} is not known; choose one of {', '.join(LR_RULES)}")
-    k = new / old
-    said = [f"train.batch={new}: {new} images a step in place of {old}, and the same {old * config.train.max_iter:,} images in all"]
-    said += [f"{key}: {before:,} -> {after:,}" for key, before, after in _stretch(config, 1 / k)]
+    k, before, warmup = new / old, config.train.max_iter, warmup_iterations(config)
+    milestones = _stretch(config, 1 / k)
+    said = [
+        f"train.batch={new} in place of {old} images a step: {before:,} -> {config.train.max_iter:,} iterations, "
+        f"the same {old * before:,} images; warm-up {warmup:,} -> {warmup_iterations(config):,} iterations{milestones}; "
+        f"checkpoints every {config.train.checkpointer.period:,}, evaluations every {config.train.eval_period:,}"
+    ]
     for node, key in _learning_rates(config):
-        before, node[key] = node[key], node[key] * k ** LR_RULES[rule]
-        said.append(f"learning rate: {before:g} -> {node[key]:.4g} ({REFERENCES[rule]})")
+        rate = node[key]
+        node[key] = rate * k ** LR_RULES[rule]
+        said.append(f"learning rate {rate:g} -> {node[key]:.4g} (train.lr_rule={rule})")
     decay = get(config, "train.ema.decay")
     if decay is not None:
         config.train.ema.decay = decay**k
-        said.append(f"decay of the weight average: {decay:g} -> {decay**k:.6g} (the power {k:g}, arXiv:2307.13813)")
+        said.append(f"decay of the weight average {decay:g} -> {config.train.ema.decay:.6g}, to the power {k:g}")
     config.dataloader.train.total_batch_size, config.train.accumulate = new, 1
     return said
 
 
-def _stretch(config: DictConfig, factor: float) -> Iterator[tuple[str, int, int]]:
-    """Multiply all that is counted in iterations; yields (name, before, after). The warm-up is a share of the run: it follows."""
-    warmup = get(config, "lr_multiplier.warmup_length")
-    before, after = config.train.max_iter, _whole(config.train.max_iter * factor)
-    if warmup is not None:
-        yield "warm-up iterations", round(warmup * before), round(warmup * after)
-    places = [(config, "train.max_iter"), (config, "train.eval_period"), (config, "train.checkpointer.period")]
-    for node, key in [*places, *_counters(config.lr_multiplier)]:
-        value = get(node, key)
-        if isinstance(value, ListConfig):
-            scaled = [_whole(entry * factor) for entry in value]
-            if len(set(scaled)) < len(scaled):
-                raise UserError(f"train.batch={config.train.batch} leaves {after} iterations, too few for milestones at {list(value)}")
-            for entry, result in zip(value, scaled):
-                yield "milestone", entry, result
-            node[key] = scaled
-        elif value:
-            yield key.removeprefix("train."), value, _whole(value * factor)
-            OmegaConf.update(node, key, _whole(value * factor))
+def _stretch(config: DictConfig, factor: float) -> str:
+    """Multiply all that is counted in iterations; says what became of milestones. The warm-up, a share of the run, follows."""
+    said = ""
+    for key in ("max_iter", "eval_period", "checkpointer.period"):
+        if get(config.train, key):  # 0: never
+            OmegaConf.update(config.train, key, _whole(config.train, key, factor))
+    for node, key in _counters(config.lr_multiplier):
+        if not isinstance(node[key], ListConfig):
+            node[key] = _whole(node, key, factor)
+            continue
+        old, new = list(node[key]), [max(1, round(one * factor)) for one in node[key]]
+        if len({*new, config.train.max_iter}) <= len(new):
+            raise UserError(
+                f"train.batch={config.train.batch} leaves {config.train.max_iter} iterations, too few for the milestones {old}; "
+                "choose a smaller batch"
+            )
+        node[key] = new
+        said += f"; milestones {', '.join(f'{one:,}' for one in old)} -> {', '.join(f'{one:,}' for one in new)}"
+    return said
+
+
+def _whole(node: DictConfig, key: str, factor: float) -> int:
+    return max(1, round(get(node, key) * factor))
 
 
 def _counters(schedule: DictConfig) -> Iterator[tuple[DictConfig, str]]:
     """Where a tree of schedulers counts in iterations rather than in shares of the run."""
-    for key in ("milestones", "num_updates"):
-        if get(schedule, key) is not None:
-            yield schedule, key
-    for key in schedule:
-        if isinstance(schedule[key], DictConfig):
-            yield from _counters(schedule[key])
-
-
-def _whole(iterations: float) -> int:
-    return max(1, round(iterations))
+    yield from ((schedule, key) for key in ("milestones", "num_updates") if get(schedule, key) is not None)
+    for child in schedule.values():
+        if isinstance(child, DictConfig):
+            yield from _counters(child)
 
 
 def _learning_rates(config: DictConfig) -> Iterator[tuple[DictConfig, str]]:
     """The places that hold the base learning rate as a number of their own."""
-    for node, key in ((config.optimizer, "lr"), (get(config, "optimizer.params"), "base_lr")):
-        if isinstance(node, DictConfig) and key in node and not OmegaConf.is_interpolation(node, key) and node[key] is not None:
+    for node, key in ((get(config, "optimizer"), "lr"), (get(config, "optimizer.params"), "base_lr")):
+        if isinstance(node, DictConfig) and get(node, key) is not None and not OmegaConf.is_interpolation(node, key):
             yield node, key
 
 
-def _memory_limit(config: DictConfig) -> tuple[float | None, str]:
-    """GiB that a process may use and where the figure is from: `train.memory_gib`, else the smallest GPU of the run, else none."""
-    limit = get(config, "train.memory_gib")
-    if limit is not None:
-        if limit <= 0:
-            raise UserError(f"train.memory_gib={limit} must be above 0")
-        return float(limit), "train.memory_gib"
+def memory_limit(config: DictConfig) -> MemoryLimit | None:
+    """`train.memory_gib`; without it the memory of the smallest GPU of the run; None where there is no GPU."""
+    chosen = get(config, "train.memory_gib")
+    if chosen is not None:
+        if chosen <= 0:
+            raise UserError(f"train.memory_gib={chosen} must be above 0")
+        return MemoryLimit(float(chosen), "train.memory_gib")
     mine = None
     if torch.cuda.is_available() and str(get(config, "train.device", "auto")).startswith(("auto", "cuda")):
         mine = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
     everyones = [one for one in comm.all_gather(mine) if one is not None]
-    return (min(everyones), "the memory of the GPU") if everyones else (None, "")
+    return MemoryLimit(min(everyones), "the memory of the GPU") if everyones else None
 
 
-def _share(config: DictConfig, processes: int, limit: float | None, source: str) -> list[str]:
+def _share(config: DictConfig, processes: int) -> list[str]:
     """Choose `accumulate` so that each process gets whole images that fit; the images of a step stay."""
     images, accumulate = images_per_step(config), int(get(config, "train.accumulate", 1))
-    if images % processes:
-        fitting = [n for n in range(1, images + 1) if images % n == 0]
-        raise UserError(
-            f"{images} images a step cannot be shared evenly by {processes} processes; use {_near(fitting, processes)} processes, "
-            f"or train.batch={max(1, round(images / processes)) * processes}"
-        )
-    shares = [n for n in range(1, images // processes + 1) if images // processes % n == 0]  # loader batches per step
-    said: list[str] = []
+    _require_even_shares(images, processes)
+    choices = [n for n in range(1, images // processes + 1) if images // processes % n == 0]  # loader batches per step
+    limit, said = memory_limit(config), []
     if limit is not None:
-        memory = _memory(config, limit, source, said)
-        shares = [n for n in shares if memory.total_gib(images // processes // n) <= limit] or shares[-1:]
-    chosen = accumulate if accumulate in shares else shares[0]
-    per_process = images // processes // chosen
+        memory, said = _memory_within(config, processes, limit)
+        choices = [n for n in choices if memory.total_gib(images // processes // n) <= limit.usable] or choices[-1:]
+    chosen = accumulate if accumulate in choices else choices[0]
+    each = images // processes // chosen
     config.dataloader.train.total_batch_size, config.train.accumulate = images // chosen, chosen
-    parts = f"{processes} x {per_process}" + (f", accumulated over {chosen} loader batches" if chosen > 1 else "")
-    said.insert(0, f"{images} images a step = {parts}")
+    one, batches = _plural("image", each), f" x {chosen} loader batches" if chosen > 1 else ""
+    said.insert(0, f"{images} images a step = {processes} {_plural('process', processes)} x {each} {one}{batches}")
     if limit is not None:
-        need = memory.total_gib(per_process)
-        said.append(f"about {need:.1f} GiB a process for {_plural(per_process)}, of {limit:.1f} GiB ({source})")
-    if chosen > 1 and any(get(one, "use_fed_loss") for one in get(config, "model.roi_heads.box_predictors", [])):
-        said.append(f"the federated loss draws its classes for each process and loader batch, that is for {_plural(per_process)}")
+        said.append(f"that needs about {memory.total_gib(each):.1f} GiB of {limit.gib:.1f} GiB a process ({limit.source})")
+    if chosen > 1 and any(get(stage, "use_fed_loss") for stage in get(config, "model.roi_heads.box_predictors", [])):
+        said.append(f"the federated loss draws its classes for every process and loader batch, here {each} {one}")
     return said
 
 
-def _memory(config: DictConfig, limit: float, source: str, said: list[str]) -> MemoryEstimate:
+def _require_even_shares(images: int, processes: int) -> None:
+    if images % processes == 0:
+        return
+    fitting = [n for n in range(1, images + 1) if images % n == 0]
+    below, above = [n for n in fitting if n < processes][-1:], [n for n in fitting if n > processes][:1]
+    raise UserError(
+        f"{images} images a step cannot be shared evenly by {processes} processes; use "
+        f"{' or '.join(map(str, [*below, *above]))} processes, or train.batch={max(1, round(images / processes)) * processes}"
+    )
+
+
+def _memory_within(config: DictConfig, processes: int, limit: MemoryLimit) -> tuple[MemoryEstimate, list[str]]:
     """The estimate; where not even one image fits, activation checkpointing, which changes no result, is switched on."""
-    memory = estimate_memory(config)
+    said: list[str] = []
+    memory = estimate_memory(config, processes)
     net = get(config, "model.backbone.net")
-    if memory.total_gib(1) > limit and net is not None and accepts(net, "use_act_checkpoint") and not get(net, "use_act_checkpoint"):
+    if memory.total_gib(1) > limit.usable and accepts(net, "use_act_checkpoint") and not get(net, "use_act_checkpoint", False):
         net.use_act_checkpoint = True
-        memory = estimate_memory(config)
-        said.append("activation checkpointing is switched on, as not even one image fits without; results stay the same, steps take longer")
-    if memory.total_gib(1) <= limit:
-        return memory
-    if source == "train.memory_gib":
-        raise UserError(
-            f"one image needs about {memory.total_gib(1):.1f} GiB, more than train.memory_gib={limit:g}; "
-            "use a smaller model or image, or GPUs with more memory"
-        )
-    said.append(f"by the estimate one image needs {memory.total_gib(1):.1f} GiB, more than {limit:.1f} GiB ({source}); it may not fit")
-    return memory
+        memory = estimate_memory(config, processes)
+        said.append("activation checkpointing is switched on, as one image does not fit without: the same results, slower steps")
+    if memory.total_gib(1) <= limit.usable:
+        return memory, said
+    need = f"{memory.total_gib(1):.1f} GiB"
+    problem = f"by the estimate one image needs {need}, more than {HEADROOM:.0%} of {limit.gib:.1f} GiB ({limit.source})"
+    if limit.chosen:
+        raise UserError(f"{problem}; use a smaller model or image, or GPUs with more memory")
+    return memory, [*said, f"{problem}; it may not fit"]
 
 
-def _near(choices: list[int], wanted: int) -> str:
-    """The closest choices below and above."""
-    below = [n for n in choices if n < wanted][-1:]
-    above = [n for n in choices if n > wanted][:1]
-    return " or ".join(map(str, [*below, *above]))
-
-
-def _plural(images: int) -> str:
-    return f"{images} image" + ("" if images == 1 else "s")
+def _plural(word: str, number: int) -> str:
+    return word if number == 1 else f"{word}es" if word.endswith("s") else f"{word}s"
