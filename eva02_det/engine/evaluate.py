@@ -1,7 +1,11 @@
-"""Evaluates a model on the test set of a config."""
+"""Evaluates a model on the test set of a config, with its raw weights, its averaged ones, or both."""
 
+import logging
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,25 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from eva02_det.engine.ema import PREFIX, ModelEma
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_json
+
+WEIGHTS = {"raw": ("",), "ema": (PREFIX,), "both": ("", PREFIX)}  # what stands before the tasks in the results
+
+logger = logging.getLogger("eva02_det")
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the test set. `results` by task; None where the predictions in `folder` are still to be scored."""
+
+    prefix: str
+    folder: Path
+    results: Results | None
 
 
 class Evaluation:
@@ -34,16 +54,56 @@ class Evaluation:
         """The evaluator; it writes its predictions to `<train.output_dir>/inference` unless the config says where."""
         node = self.config.dataloader.evaluator
         if accepts(node, "output_dir") and node.get("output_dir") is None:
-            node.output_dir = str(Path(get(self.config, "train.output_dir", "output")) / "inference")
+            node.output_dir = str(self.home)
         return instantiate(node)
 
-    def __call__(self, model: nn.Module) -> OrderedDict[str, Any]:
-        """Metrics by task, {"bbox": {"AP": ...}, ...} in percent, also in `results_file`; empty on all ranks but the first."""
+    @cached_property
+    def home(self) -> Path:
+        """Folder of the last evaluation."""
+        stated = get(self.config, "dataloader.evaluator.output_dir")
+        return Path(stated) if stated else results_file(self.output_dir).parent
+
+    @property
+    def output_dir(self) -> str:
+        """Folder of the run."""
+        return get(self.config, "train.output_dir", "output")
+
+    def open(self) -> None:
+        """Build loader and evaluator: what is missing is found before the model is built."""
+        self.loader, self.evaluator  # noqa: B018
+
+    def passes(self, model: nn.Module, folder: Path, *, which: str = "raw", average: ModelEma | None = None) -> list[Pass]:
+        """Run the model over the test set once for each kind of weights; all ranks together.
+
+        which: a key of WEIGHTS. average: what the model's weights are exchanged for; None where it has them already.
+        An evaluator that can put scoring off writes its predictions below `folder`; all of them are there on return.
+        """
+        done = []
+        for prefix in WEIGHTS[which]:
+            with average.applied(model) if prefix and average is not None else nullcontext():
+                done.append(self._pass(model, prefix, folder / PREFIX.strip("/") if prefix and which == "both" else folder))
+        comm.synchronize()
+        return done
+
+    def _pass(self, model: nn.Module, prefix: str, folder: Path) -> Pass:
+        later = hasattr(self.evaluator, "deferred")
+        if later:
+            self.evaluator.deferred, self.evaluator.output_dir = True, str(folder)
+        if prefix:
+            logger.info("evaluating the averaged weights")
         results = inference_on_dataset(model, self.loader, self.evaluator)
-        if comm.is_main_process() and results:
-            print_csv_format(results)
-            write_json(results_file(get(self.config, "train.output_dir", "output")), _without_nan(results), indent=1)
-        return results
+        return Pass(prefix, folder, None if later else results)
+
+    def report(self, results: Mapping[str, Any]) -> None:
+        """Log the metrics and keep them in the results file of the run. For the main process."""
+        if results:
+            print_csv_format(OrderedDict(results))
+            write_json(results_file(self.output_dir), without_nan(results), indent=1)
+
+
+def prefixed(prefix: str, results: Mapping[str, Any]) -> Results:
+    """The results by task, the tasks named for the weights they were got with."""
+    return {prefix + task: metrics for task, metrics in results.items()}
 
 
 def results_file(output_dir: str | Path) -> Path:
@@ -51,8 +111,8 @@ def results_file(output_dir: str | Path) -> Path:
     return Path(output_dir) / "inference" / "results.json"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what is undefined becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

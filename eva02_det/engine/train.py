@@ -2,8 +2,6 @@
 
 import logging
 import random
-from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from eva02_det.checkpoint.checkpointer import DetectorCheckpointer
-from eva02_det.engine.evaluate import Evaluation
+from eva02_det.checkpoint.hub import find_file
+from eva02_det.checkpoint.io import read_file, state_dict_of
+from eva02_det.checkpoint.load import check_source, load_weights
+from eva02_det.engine.architecture import for_inference
+from eva02_det.engine.ema import EmaHook, ModelEma
+from eva02_det.engine.evaluate import WEIGHTS, Evaluation, Results, prefixed
+from eva02_det.engine.model_folder import is_model_folder
+from eva02_det.engine.scoring import EvaluationHook
 from eva02_det.engine.trainer import Trainer
+from eva02_det.launch.process_group import leave
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
 
@@ -25,15 +31,19 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 logger = logging.getLogger("eva02_det")
 
 
-def train(config: DictConfig, *, resume: bool = False) -> OrderedDict[str, Any]:
-    """Train to `train.max_iter`, evaluating every `train.eval_period`; returns the last evaluation.
+def train(config: DictConfig, *, resume: bool = False) -> Results:
+    """Train to `train.max_iter`, evaluating every `train.eval_period`; returns the last evaluation, in the main process.
 
-    Data are opened before the model is built: what is missing is found before a GPU is used.
+    Data are opened before the model is built: what is missing is found before a GPU is used, and a loss that depends on
+    the data set (federated) knows it. At the end the ranks leave their process group: see `EvaluationHook`.
     """
     check_train_options(config)
     loader = instantiate(config.dataloader.train)
     evaluation = Evaluation(config) if get(config, "dataloader.evaluator") is not None else None
+    if evaluation is not None:
+        evaluation.open()
     model = build_model(config)
+    average = _average_of(config, model)
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
     config.optimizer.params.model = None  # the config stays a description: it can be copied, saved and used again
@@ -46,27 +56,48 @@ def train(config: DictConfig, *, resume: bool = False) -> OrderedDict[str, Any]:
         scale_loss=precision_of(config) == "fp16",
         clip_norm=get(config, "train.clip_grad_norm"),
     )
-    checkpointer = DetectorCheckpointer(
-        model, config.train.output_dir, new_weights=tuple(get(config, "train.new_weights", ())), trainer=trainer
-    )
-    trainer.register_hooks(_hooks(config, model=parallel, trainer=trainer, checkpointer=checkpointer, evaluation=evaluation))
+    saved = {"trainer": trainer, **({"ema_state": average} if average is not None else {})}
+    new_weights = tuple(get(config, "train.new_weights", ()))
+    checkpointer = DetectorCheckpointer(model, config.train.output_dir, new_weights=new_weights, **saved)
+    trainer.register_hooks(_hooks(config, trainer, checkpointer, evaluation, average))
+    resuming = resume and checkpointer.has_checkpoint()
     checkpointer.resume_or_load(get(config, "train.init_checkpoint", ""), resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.train(start, config.train.max_iter)
-    return getattr(trainer, "last_evaluation", OrderedDict())
+    if average is not None and not resuming:
+        average.restart(model)
+    trainer.train(trainer.iter + 1 if resuming else 0, config.train.max_iter)
+    return getattr(trainer, "last_evaluation", {})
 
 
-def evaluate(config: DictConfig) -> OrderedDict[str, Any]:
-    """Evaluate the weights in `train.init_checkpoint` on the config's test set."""
+def evaluate(config: DictConfig) -> Results:
+    """Evaluate the weights in `train.init_checkpoint` on the config's test set; returns the metrics, in the main process.
+
+    `train.ema.eval_only` says which weights of the file: "raw", "ema" or "both". The ranks write what they found and leave
+    their process group; the main process alone scores.
+    """
     checkpoint = get(config, "train.init_checkpoint", "")
     if not checkpoint:
         raise UserError("--eval-only needs weights; pass train.init_checkpoint=FILE")
+    which = _evaluated_weights(config, checkpoint)
     check_train_options(config)
     evaluation = Evaluation(config)
-    evaluation.loader  # noqa: B018  opened first: missing data are found before the model is built
+    evaluation.open()
+    config.model = for_inference(config.model)
     model = build_model(config)
-    DetectorCheckpointer(model).load(checkpoint)
-    return evaluation(model)
+    load_weights(model, checkpoint, which="ema" if which == "ema" else "model")
+    average = None
+    if which == "both":
+        average = ModelEma(model)
+        average.load_state_dict(state_dict_of(read_file(find_file(checkpoint)), checkpoint, "ema"))
+    passes = evaluation.passes(model, evaluation.home, which=which, average=average)
+    is_main = comm.is_main_process()
+    leave()
+    if not is_main:
+        return {}
+    results: Results = {}
+    for one in passes:
+        results |= prefixed(one.prefix, _scored(one.folder) if one.results is None else one.results)
+    evaluation.report(results)
+    return results
 
 
 def build_model(config: DictConfig) -> nn.Module:
@@ -108,8 +139,11 @@ def check_train_options(config: DictConfig) -> None:
     """UserError for values that could only fail later."""
     device_of(config)
     checkpoint = get(config, "train.init_checkpoint", "")
-    if checkpoint and "://" not in checkpoint and not Path(checkpoint).is_file():
-        raise UserError(f"checkpoint {checkpoint} does not exist; correct train.init_checkpoint")
+    if checkpoint:
+        check_source(checkpoint)
+    for key in ("train.ema.evaluate", "train.ema.eval_only"):
+        if get(config, key, "raw") not in WEIGHTS:
+            raise UserError(f"{key}={get(config, key)} is not one of {', '.join(WEIGHTS)}")
     if precision_of(config) not in PRECISIONS:
         raise UserError(f"train.amp.precision={precision_of(config)} is not one of {', '.join(PRECISIONS)}")
     for key in ("train.max_iter", "train.accumulate", "train.log_period"):
@@ -123,31 +157,50 @@ def _ddp_options(config: DictConfig) -> dict[str, Any]:
     return options if device_of(config).type == "cuda" else {"device_ids": None, **options}
 
 
+def _average_of(config: DictConfig, model: nn.Module) -> ModelEma | None:
+    """The average that `train.ema` asks for."""
+    decay = get(config, "train.ema.decay")
+    return None if decay is None else ModelEma(model, decay)
+
+
+def _evaluated_weights(config: DictConfig, checkpoint: str) -> str:
+    """Which weights of the checkpoint to evaluate; UserError where it has them not."""
+    which = get(config, "train.ema.eval_only", "raw")
+    if is_model_folder(checkpoint):
+        return "raw"  # an exported model has one set of weights, chosen when it was exported
+    check_source(checkpoint, "model" if which == "raw" else "ema")
+    return which
+
+
+def _scored(folder: Path) -> Results:
+    from eva02_det.evaluation.score import score_folder
+
+    return score_folder(folder)
+
+
 def _hooks(
     config: DictConfig,
-    *,
-    model: nn.Module,
     trainer: Trainer,
     checkpointer: DetectorCheckpointer,
     evaluation: Evaluation | None,
+    average: ModelEma | None,
 ) -> list[Any]:
     """Everything that happens around the steps, in the order in which it happens."""
     settings = config.train
     chain: list[Any] = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier))]
+    if average is not None:
+        chain.append(EmaHook(average))
     if comm.is_main_process():
         period, keep = settings.checkpointer.period, get(settings, "checkpointer.max_to_keep")
         chain.append(hooks.PeriodicCheckpointer(checkpointer, period, max_iter=settings.max_iter, max_to_keep=keep))
     if evaluation is not None:
-        chain.append(hooks.EvalHook(get(settings, "eval_period", 0), partial(_evaluate_and_keep, evaluation, model, trainer)))
+        which = "raw" if average is None else get(settings, "ema.evaluate", "both")
+        period = get(settings, "eval_period", 0)
+        chain.append(EvaluationHook(evaluation, trainer.model, period, which=which, average=average))
     if comm.is_main_process():
         writers = default_writers(settings.output_dir, settings.max_iter)
         chain.append(hooks.PeriodicWriter(writers, period=get(settings, "log_period", 20)))
     return chain
-
-
-def _evaluate_and_keep(evaluation: Evaluation, model: nn.Module, trainer: Trainer) -> OrderedDict[str, Any]:
-    trainer.last_evaluation = evaluation(model)
-    return trainer.last_evaluation
 
 
 def _seed_weights(seed: int) -> None:

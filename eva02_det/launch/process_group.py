@@ -35,7 +35,8 @@ def start(main: Callable[..., Any], options: argparse.Namespace) -> None:
         try:
             _guarded(main, options)
         finally:
-            dist.destroy_process_group()
+            if dist.is_initialized():  # unless the run has left it
+                dist.destroy_process_group()
         return
     _check(options)
     if options.num_gpus * options.num_machines <= 1:
@@ -62,6 +63,16 @@ def join_torchrun() -> None:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def leave() -> None:
+    """End the process group, in all ranks at the same time: what follows concerns each process alone and keeps no other waiting.
+
+    From here on every process takes itself for the main one.
+    """
+    if dist.is_initialized():
+        comm.synchronize()
+        dist.destroy_process_group()
 
 
 def share_cores(processes: int) -> None:

@@ -71,7 +71,8 @@ def _work(
     comm.create_local_process_group(processes)
     comm.synchronize()
     main_func(*args)
-    dist.destroy_process_group()  # not after an error: the others would fail of it sooner than the error is reported
+    if dist.is_initialized():  # not after an error: the others would fail of it sooner than the error is reported
+        dist.destroy_process_group()
 
 
 def _free_port() -> int:
