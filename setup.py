@@ -24,11 +24,20 @@ CORE = [
     "tabulate>=0.9",  # tables in logs; MIT
     "termcolor>=2",  # coloured log prefixes; MIT
 ]
+ONNX = [
+    "onnx>=1.17",  # the file format; Apache-2.0
+    "onnxscript>=0.5",  # torch's exporter writes with it; MIT
+    "onnxruntime>=1.20",  # runs the file, to compare it with torch; MIT
+]
 EXTRAS = {
     "xformers": ["xformers>=0.0.29"],  # another attention kernel; BSD-3
     "mim": ["timm>=1.0.12"],  # teachers and towers for pre-training; Apache-2.0
     "launch": ["submitit>=1.5"],  # jobs on SLURM; MIT
-    "report": ["supervision>=0.25"],  # drawing of boxes and masks; MIT
+    "report": [
+        "supervision>=0.25",  # drawing of boxes and masks; MIT
+        "av>=14.2",  # reading and writing videos; BSD-3, its wheels carry FFmpeg under LGPL-3 with libx264 under GPL-2
+    ],
+    "onnx": ONNX,
     "lvis": ["lvis>=0.5.3"],  # LVIS's reference evaluation; BSD-2
     "dev": [
         "pytest>=8",  # MIT
@@ -37,6 +46,7 @@ EXTRAS = {
         "mypy>=1.13",  # MIT
         "timm>=1.0.12",  # independent reference of the backbone; Apache-2.0
         "lvis>=0.5.3",  # independent reference of the LVIS evaluation; BSD-2
+        *ONNX,
         "setuptools>=68",  # the wheel test builds one; MIT
         "wheel>=0.43",  # MIT
     ],

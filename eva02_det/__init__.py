@@ -1,7 +1,19 @@
 """EVA-02 detection and instance segmentation with plain vision transformers, on the Detectron2 API."""
 
+from typing import Any
+
 from eva02_det import _provider
 
 __version__ = "0.1.0"
+__all__ = ["Predictor"]
 
 _provider.activate()
+
+
+def __getattr__(name: str) -> Any:
+    """`eva02_det.Predictor`, imported when it is first asked for: it brings the whole package along."""
+    if name == "Predictor":
+        from eva02_det.engine.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

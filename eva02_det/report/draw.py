@@ -4,6 +4,7 @@ import colorsys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from eva02_det.utils.errors import UserError
 
 if TYPE_CHECKING:
     import supervision
+    import torch
 
 # Axes: N objects, H, W rows and columns of the picture.
 SIDE_PX = (560, 960)  # the longer side of a drawn picture: small ones are enlarged so that names can be read, large ones shrunk
@@ -40,17 +42,20 @@ class Objects:
 
     def scaled(self, size: tuple[int, int]) -> "Objects":
         """The same objects for masks resized to (width, height); boxes are expected to be resized by the caller."""
-        if self.masks is None:
+        if self.masks is None or self.masks.shape[:0:-1] == size:
             return self
         masks = [np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in self.masks]
         return replace(self, masks=np.stack(masks) if masks else np.zeros((0, size[1], size[0]), dtype=bool))
 
 
-def draw(image: Image.Image, objects: Objects) -> Image.Image:
-    """A copy of an RGB picture with the objects on it, enlarged or shrunk to a legible size."""
+def draw(image: Image.Image, objects: Objects, *, grow: bool = True, shrink: bool = True) -> Image.Image:
+    """A copy of an RGB picture with the objects on it, enlarged or shrunk to a legible size where that is allowed.
+
+    On a picture that stays larger than that, lines and letters are larger as well.
+    """
     sv = _supervision()
-    factor = _legible_factor(image.size)
-    size = (round(image.width * factor), round(image.height * factor))
+    factor = _legible_factor(image.size, grow=grow, shrink=shrink)
+    size = (max(round(image.width * factor), 1), max(round(image.height * factor), 1))
     canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     resized = objects.scaled(size)
     detections = sv.Detections(
@@ -59,12 +64,33 @@ def draw(image: Image.Image, objects: Objects) -> Image.Image:
     if not len(detections):
         return canvas
     colors, text_colors = _palettes(sv)
+    pen = max(max(size) / SIDE_PX[1], 1.0)
     if resized.masks is not None:
         canvas = sv.MaskAnnotator(color=colors, opacity=MASK_OPACITY).annotate(canvas, detections)
-        canvas = sv.PolygonAnnotator(color=colors, thickness=1).annotate(canvas, detections)
-    canvas = sv.BoxAnnotator(color=colors, thickness=2).annotate(canvas, detections)
-    names = sv.RichLabelAnnotator(color=colors, text_color=text_colors, font_size=14, text_padding=3, smart_position=True)
+        canvas = sv.PolygonAnnotator(color=colors, thickness=round(pen)).annotate(canvas, detections)
+    canvas = sv.BoxAnnotator(color=colors, thickness=round(2 * pen)).annotate(canvas, detections)
+    names = sv.RichLabelAnnotator(
+        color=colors, text_color=text_colors, font_size=round(14 * pen), text_padding=round(3 * pen), smart_position=True
+    )
     return names.annotate(canvas, detections, labels=resized.labels())
+
+
+def draw_found(
+    pixels: NDArray[np.uint8],
+    boxes: "torch.Tensor",
+    labels: "torch.Tensor",
+    names: tuple[str, ...],
+    scores: "torch.Tensor",
+    masks: "torch.Tensor | None" = None,
+    *,
+    keep_size: bool = False,
+) -> Image.Image:
+    """An RGB picture [H, W, 3] with a detector's output on it, see `Objects` for the shapes; small pictures are enlarged.
+
+    keep_size: the picture keeps its size in any case, as the frame of a video must.
+    """
+    shown = Objects(boxes.numpy(), labels.numpy(), names, scores.numpy(), None if masks is None else masks.numpy())
+    return draw(Image.fromarray(pixels), shown, grow=not keep_size, shrink=False)
 
 
 def class_color(class_id: int) -> tuple[int, int, int]:
@@ -88,10 +114,12 @@ def side_by_side(panels: Mapping[str, Image.Image]) -> Image.Image:
     return sheet
 
 
-def _legible_factor(size: tuple[int, int]) -> float:
+def _legible_factor(size: tuple[int, int], *, grow: bool, shrink: bool) -> float:
     low, high = SIDE_PX
     longer = max(size)
-    return max(low / longer, 1.0) if longer <= high else high / longer
+    if longer > high:
+        return high / longer if shrink else 1.0
+    return max(low / longer, 1.0) if grow else 1.0
 
 
 def _supervision() -> "supervision":  # type: ignore[valid-type]
@@ -105,6 +133,7 @@ def _supervision() -> "supervision":  # type: ignore[valid-type]
     return sv
 
 
+@lru_cache(maxsize=1)
 def _palettes(sv: "supervision") -> tuple["supervision.ColorPalette", "supervision.ColorPalette"]:  # type: ignore[valid-type]
     """Colours of the classes, and for each whichever of black and white can be read on it."""
     colors = [sv.Color(*class_color(class_id)) for class_id in range(CLASS_COLORS)]

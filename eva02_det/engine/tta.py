@@ -1,0 +1,35 @@
+"""Test-time augmentation in an evaluation: what the config's node `tta` asks for."""
+
+from detectron2.modeling import GeneralizedRCNN
+from omegaconf import DictConfig
+from torch import nn
+
+from eva02_det.engine.description import preprocessing_of
+from eva02_det.modeling.tta import TTA
+from eva02_det.utils.config import get
+from eva02_det.utils.errors import UserError
+
+# long sides of the views, as parts of the size that the model is tested at
+USUAL_PARTS = (5 / 6, 1.0, 7 / 6, 4 / 3)
+STEP_PX = 32  # stride of the coarsest map that is not subsampled
+
+
+def usual_scales(long_side_px: int) -> tuple[int, ...]:
+    """Long sides in px for a model that is tested at one: one smaller, the same, two larger."""
+    return tuple(long_side_px if part == 1 else max(round(long_side_px * part / STEP_PX), 1) * STEP_PX for part in USUAL_PARTS)
+
+
+def with_tta(config: DictConfig, model: GeneralizedRCNN) -> nn.Module:
+    """The model, wrapped where the config has `tta: {scales: [px, ...], flip: true}`; scales may be null for the usual ones.
+
+    The test loader is told to hand over pictures as they were decoded, so call this before the loader is built.
+    """
+    if get(config, "tta") is None or get(config, "tta.enabled", True) is False:
+        return model
+    unknown = set(config.tta) - {"enabled", "scales", "flip"}
+    if unknown:
+        raise UserError(f"tta.{min(unknown)} in the config is not known; tta takes scales, flip and enabled")
+    scales = get(config, "tta.scales") or usual_scales(preprocessing_of(config).long_side_px)
+    wrapped = TTA(model, scales=[int(side) for side in scales], flip=bool(get(config, "tta.flip", True)))
+    config.dataloader.test.mapper.augmentations = []
+    return wrapped.eval()
