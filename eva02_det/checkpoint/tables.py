@@ -27,8 +27,8 @@ NOT_FOR_DETECTION = (
     (r"^decoder_(embed|norm|pred)\.(weight|bias)$", "the decoder of masked autoencoding"),
     (r"^decoder_(pos_embed|blocks\.\d+\..+)$", "the decoder of masked autoencoding"),
 )
-# keys inside the backbone of a detector that no pre-training knows: relative positions (ViTDet) start at zero
-NEW_IN_BACKBONE = (r"\.attn\.rel_pos_[hw]$",)
+# keys inside the backbone of a detector that no pre-training knows: relative positions and residual convolutions of ViTDet
+NEW_IN_BACKBONE = (r"\.attn\.rel_pos_[hw]$", r"\.blocks\.\d+\.residual\.")
 
 # layouts of a backbone, by a key that only they have (the first that is there decides), and their names for ours
 MASKED_IMAGE_MODELLING: Renames = ()

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyCall, instantiate
+from detectron2.modeling import ViT
 from torch import Tensor, nn
 
 from configs.common.models import cascade_mask_rcnn, federated_loss, softmax_loss, trv
@@ -145,6 +146,15 @@ def detector(
         return instantiate(tree)
 
 
+@cache
+def plain_detector(width: int = 768, depth: int = 12, heads: int = 12) -> nn.Module:
+    """ViTDet: relative positions, four global blocks."""
+    windowed = [i for i in range(depth) if (i + 1) % (depth // 4)]
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "window_size": 14, "window_block_indexes": windowed}
+    with torch.device("meta"):
+        return instantiate(cascade_mask_rcnn(LazyCall(ViT)(use_rel_pos=True, residual_block_indexes=[], **sizes)))
+
+
 @dataclass(frozen=True)
 class Published:
     """A file as it is published, and the detector that it is for.
@@ -205,6 +215,10 @@ PUBLISHED = (
             ("L", "eva02_large_patch14_224"),
         )
     ),
+    Published("MAE base", "model", partial(masked_autoencoder, 768, 12, 16), plain_detector),
+    Published("MAE base with its decoder", "model", partial(masked_autoencoder, 768, 12, 16, decoder=True), plain_detector),
+    Published("MAE huge p14", "model", partial(masked_autoencoder, 1280, 32, 14), partial(plain_detector, 1280, 32, 16)),
+    Published("timm vit_base_patch16_224.mae", "", partial(timm_model, "vit_base_patch16_224.mae"), plain_detector),
     Published("eva02_B_coco_bsl", "model", partial(authors_detector, "coco_B_4global_1024"), B),
     Published("eva02_B_coco_sys", "model", partial(authors_detector, "coco_B_6global_win32_1536"), partial(B, 6, 32, image=1536)),
     Published("eva02_L_coco_bsl", "model", partial(authors_detector, "coco_L_4global_1024"), L),

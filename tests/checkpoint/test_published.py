@@ -32,9 +32,9 @@ def test_every_key_of_file_and_model_is_explained_and_only_heads_are_new(layout:
     assert {*account.used, *account.dropped} == weights.keys()
     assert {*account.filled, *account.new} == model.keys()
     assert not {*account.filled} & {*account.new}
-    assert {key for key in model if key.startswith("backbone.net.")} <= {*account.filled}
+    assert {key for key in model if key.startswith("backbone.net.") and "rel_pos" not in key} <= {*account.filled}
     for key in account.dropped:
-        assert re.search(r"freqs_|token|norm\.|head\.|fed_loss_cls_weights|pixel_|cell_anchors|cls_score", key), key
+        assert re.search(r"freqs_|^decoder_|token|norm\.|head\.|fed_loss_cls_weights|pixel_|cell_anchors|cls_score", key), key
         assert ".blocks." not in f".{key}" or ".freqs_" in key
     if layout.new_weights:
         assert all(re.search(r"cls_score|mask_head|fed_loss_cls_weights", key) for key in account.new)
