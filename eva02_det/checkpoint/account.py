@@ -60,8 +60,9 @@ def grouped(found: Mapping[str, str]) -> list[str]:
 
 
 def _span(numbers: list[str]) -> str:
+    """'5', '{2,7}' or '{0..11}'."""
     if len(numbers) == 1:
         return numbers[0]
-    values = [int(number) for number in numbers]
-    run = len(values) > 2 and values == list(range(values[0], values[-1] + 1))
-    return "{" + (f"{values[0]}..{values[-1]}" if run else ",".join(numbers)) + "}"
+    values = sorted(int(number) for number in numbers)
+    is_run = len(values) > 2 and values == list(range(values[0], values[-1] + 1))
+    return "{" + (f"{values[0]}..{values[-1]}" if is_run else ",".join(map(str, values))) + "}"

@@ -15,18 +15,15 @@ from eva02_det.modeling.sizes import TRV_SIZES
 from eva02_det.modeling.vit import TrV
 from tests.checkpoint.small import randomise, small_backbone
 
-HUB_MODELS = {
-    "Ti": "eva02_tiny_patch14_224",
-    "S": "eva02_small_patch14_224",
-    "B": "eva02_base_patch14_224",
-    "L": "eva02_large_patch14_224",
-}
+NAMES = {"Ti": "tiny", "S": "small", "B": "base", "L": "large"}
 
 
 def timm_network(size: str, depth: int, **options: Any) -> nn.Module:
     """timm's own model of that size, cut to `depth` blocks, random throughout; without the class token we do not have."""
     timm = pytest.importorskip("timm")
-    return randomise(timm.create_model(HUB_MODELS[size], depth=depth, class_token=False, num_classes=0, **options)).eval()
+    return randomise(
+        timm.create_model(f"eva02_{NAMES[size]}_patch14_224", depth=depth, class_token=False, num_classes=0, **options)
+    ).eval()
 
 
 @pytest.mark.parametrize("size", ["Ti", "S", "B", "L"])
@@ -45,7 +42,7 @@ def test_a_timm_file_gives_the_features_of_timms_network(size: str, tmp_path: Pa
         positions=Positions(16, cls_token=False),
     ).eval()
     account = load_weights(ours, tmp_path)
-    assert account.filled == list(ours.state_dict())
+    assert set(account.filled) == ours.state_dict().keys()
     assert account.layout == "EVA-02 backbone with timm's names"
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -115,22 +112,23 @@ def test_a_packed_matrix_of_the_wrong_height_is_left_as_it_is_to_be_reported() -
 
 
 @pytest.mark.parametrize(
-    ("keys", "name", "backbone"),
+    ("keys", "name"),
     [
-        (("patch_embed.proj.weight", "blocks.0.mlp.w1.weight"), "EVA-02 backbone", True),
-        (("patch_embed.proj.weight", "blocks.0.mlp.w12.weight"), "EVA-02 backbone", True),
-        (("patch_embed.proj.weight", "blocks.0.mlp.fc1_g.weight"), "EVA-02 backbone with timm's names", True),
-        (
-            ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.attn.q_bias"),
-            "EVA-02 backbone with timm's names",
-            True,
-        ),
-        (("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.bias"), "plain ViT backbone", True),
-        (("backbone.net.patch_embed.proj.weight", "backbone.net.blocks.0.mlp.w1.weight"), "EVA-02 backbone", True),
-        (("backbone.net.patch_embed.proj.weight", "roi_heads.x"), "detector", False),
-        (("anything",), "detector", False),
+        (("mlp.w1.weight",), "EVA-02 backbone"),
+        (("mlp.w12.weight", "attn.q_bias"), "EVA-02 backbone"),
+        (("mlp.fc1_g.weight",), "EVA-02 backbone with timm's names"),
+        (("mlp.fc1.weight", "attn.q_bias"), "EVA-02 backbone with timm's names"),
+        (("mlp.fc1.weight", "attn.qkv.bias"), "plain ViT backbone"),
+        ((), "backbone"),
     ],
 )
-def test_a_layout_is_found_by_its_keys(keys: tuple[str, ...], name: str, backbone: bool) -> None:
-    layout = layout_of(keys)
-    assert (layout.name, layout.backbone) == (name, backbone)
+def test_a_backbone_is_recognised_by_keys_that_only_its_layout_has(keys: tuple[str, ...], name: str) -> None:
+    names = ("patch_embed.proj.weight", *(f"blocks.0.{key}" for key in keys))
+    for prefix in ("", "backbone.net."):
+        layout = layout_of([prefix + key for key in names])
+        assert (layout.name, layout.backbone, layout.prefix) == (name, True, prefix)
+
+
+def test_a_backbone_with_anything_else_beside_it_is_a_detector() -> None:
+    assert not layout_of(["backbone.net.patch_embed.proj.weight", "roi_heads.box_head.0.fc1.bias"]).backbone
+    assert not layout_of(["anything"]).backbone
