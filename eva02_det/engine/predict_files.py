@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from eva02_det.data.mapper import ImageError
 from eva02_det.engine.images import Inputs, Picture, Pixels, read_picture
 from eva02_det.engine.predictor import Prediction, Predictor
 from eva02_det.engine.video import Frame, read_frames, writing
-from eva02_det.evaluation.predictions import encode_masks
+from eva02_det.evaluation.predictions import pack
 from eva02_det.utils.files import atomic_path, write_json
 
 # pixels [H, W, 3], what was found in them, whether the result must keep that size -> the annotated picture
@@ -129,18 +130,11 @@ class FilesRun:
 
 def coco_results(result: Prediction, image_id: int, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """Detections as COCO's result files list them; with `mask_score` where masks have a score of their own."""
-    boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in result.boxes.tolist()]
-    found = [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for label, box, score in zip(result.labels.tolist(), boxes, result.scores.tolist())
-    ]
-    if result.masks is not None:
-        for one, runs in zip(found, encode_masks(result.masks), strict=True):
-            one["segmentation"] = {"size": list(result.size), "counts": runs.decode("ascii")}
-    if result.mask_scores is not None:
-        for one, score in zip(found, result.mask_scores.tolist(), strict=True):
-            one["mask_score"] = score
-    return found
+    found = Instances(result.size, pred_boxes=Boxes(result.boxes), scores=result.scores, pred_classes=result.labels)
+    for name, values in (("pred_masks", result.masks), ("mask_scores", result.mask_scores)):
+        if values is not None:
+            found.set(name, values)
+    return list(pack(image_id, found).results(category_ids))
 
 
 class _Interruptible:

@@ -15,8 +15,9 @@ STEP_PX = 32  # stride of the coarsest map that is not subsampled
 
 
 def usual_scales(long_side_px: int) -> tuple[int, ...]:
-    """Long sides in px for a model that is tested at one: one smaller, the same, two larger."""
-    return tuple(long_side_px if part == 1 else max(round(long_side_px * part / STEP_PX), 1) * STEP_PX for part in USUAL_PARTS)
+    """Long sides in px for a model that is tested at one: one smaller, the same, two larger (fewer where the model is tiny)."""
+    sides = [long_side_px if part == 1 else max(round(long_side_px * part / STEP_PX), 1) * STEP_PX for part in USUAL_PARTS]
+    return tuple(dict.fromkeys(sides))
 
 
 def with_tta(config: DictConfig, model: GeneralizedRCNN) -> nn.Module:
