@@ -1,0 +1,30 @@
+"""Where the published recipes are, and the table that states all their values."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "projects" / "eva02" / "configs"
+TABLE = Path(os.environ.get("EVA02_SPECS", ROOT.parent / "shared" / "specs")) / "recipes.json"
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """Values of every published recipe by its name, such as coco/eva02_b_1024; empty where the table is not at hand."""
+    return json.loads(TABLE.read_text())["recipes"] if TABLE.is_file() else {}
+
+
+def published_recipes() -> list[Any]:
+    """(name, values) for parametrize; one skipped entry where the table is not at hand."""
+    recipes = published()
+    if not recipes:
+        return [pytest.param("", {}, marks=pytest.mark.skip(reason=f"no table of the published recipes at {TABLE}"), id="absent")]
+    return [pytest.param(name, values, id=name) for name, values in recipes.items()]
+
+
+def own_recipes() -> list[str]:
+    """Every config of the project, published or not, such as coco/eva02_b_1024."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.py"))
