@@ -92,7 +92,10 @@ def _cast_at_a_time(backbone: nn.Module) -> int:
 
 
 def backbone_bytes(backbone: nn.Module, side: int, low: int, *, norm: int = 4) -> dict[str, int]:
-    """What the net and the pyramid keep for one image. norm: bytes of a norm's input (CUDA's mixed precision norms in fp32)."""
+    """What the net and the pyramid keep for one image.
+
+    low: bytes of a number where precision is mixed. norm: of what norms and softmax work on, fp32 in CUDA's mixed precision.
+    """
     if isinstance(backbone.net, TrV):
         blocks = trv_bytes(backbone.net, side, low, norm=norm)
     else:
@@ -122,7 +125,7 @@ def block_bytes(block: nn.Module, tokens: int, slots: int, reach: int, low: int,
     copies = 5 if low == 2 else 2
     attention = 4 * low * slots * width + 4 * heads * slots + (low * tokens * width if slots != tokens else 0)
     if getattr(block.attn.kernel, "__name__", "") == "math_attention":
-        attention += (4 + low * (low < 4)) * heads * slots * reach - 4 * heads * slots
+        attention += (norm + low * (low != norm)) * heads * slots * reach - 4 * heads * slots
     inner = low * 3 + (norm + low if isinstance(block.mlp.ffn_ln, nn.LayerNorm) else low)
     return 2 * 4 * width * tokens + copies * low * width * tokens + attention + inner * hidden * tokens
 
