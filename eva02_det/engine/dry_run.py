@@ -124,7 +124,8 @@ def _steps(config: DictConfig) -> Iterator[str]:
         yield f"{word} {-(-steps // period)} times, every {period:,} iterations{rest}" if period else f"never {word}"
     precision = get(config, "train.amp.precision") if get(config, "train.amp.enabled", False) else "fp32"
     clip = get(config, "train.clip_grad_norm")
-    yield f"backbone in {precision}, heads in fp32; gradients {'are not clipped' if clip is None else f'clipped to a norm of {clip:g}'}"
+    clipping = "gradients are not clipped" if clip is None else f"gradients are clipped to a norm of {clip:g}"
+    yield f"backbone in {precision}, heads in fp32; {clipping}"
 
 
 def _learning_rates(config: DictConfig, model: nn.Module) -> Iterator[str]:
