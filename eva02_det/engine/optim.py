@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectron2.modeling import get_vit_lr_decay_rate
+from torch import Tensor
 from torch.optim import AdamW
 
 from eva02_det.utils.errors import UserError
 
 FUSED = ("auto", True, False)
+FUSED_DEVICES = ("cuda", "cpu", "mps", "xpu")  # on which torch 2.6 and later have the kernel
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,18 @@ def build_adamw(
 ) -> AdamW:
     """AdamW over parameter groups.
 
-    fused: all weights in one kernel. "auto": where the device of the parameters has such a kernel (CUDA, CPU and others), and
-    plainly elsewhere; True: an error there. The two differ in rounding only.
+    fused: all weights in one kernel. "auto": where the device of the parameters has one, and plainly elsewhere; True: always,
+    which torch refuses elsewhere. The two differ in rounding only.
     """
     if fused not in FUSED:
         raise UserError(f"optimizer.fused={fused!r} must be auto, true or false")
     groups = list(params)
     options = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
-    if fused != "auto":
-        return AdamW(groups, fused=bool(fused), **options)
-    try:
-        return AdamW(groups, fused=True, **options)
-    except RuntimeError:  # AdamW says so for a device without the kernel
-        return AdamW(groups, **options)
+    return AdamW(groups, fused=_all_fusible(groups) if fused == "auto" else bool(fused), **options)
+
+
+def _all_fusible(groups: Iterable[Any]) -> bool:
+    """Whether every parameter, in groups or not, is one that the fused kernels take."""
+    members = [group["params"] if isinstance(group, dict) else group for group in groups]
+    parameters = [one for member in members for one in ([member] if isinstance(member, Tensor) else member)]
+    return all(one.device.type in FUSED_DEVICES and one.is_floating_point() for one in parameters)

@@ -84,13 +84,19 @@ def test_the_fused_optimiser_skips_a_step_that_overflowed_as_the_plain_one_does(
     torch.testing.assert_close(ends[0], ends[1])
 
 
-def test_where_there_is_no_fused_kernel_auto_is_plain_and_true_an_error():
-    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))  # the kernels know real numbers only
+@pytest.mark.parametrize("options", [{"device": "meta"}, {"dtype": torch.complex64}], ids=["device", "type"])
+def test_where_there_is_no_fused_kernel_auto_is_plain_and_true_is_refused(options: dict):
+    weight = torch.nn.Parameter(torch.zeros(3, **options))
     assert not build_adamw([weight], lr=0.1, fused="auto").param_groups[0]["fused"]
+    assert not build_adamw([{"params": [weight]}], lr=0.1).param_groups[0]["fused"]
+    weight.grad = torch.ones_like(weight)
     with pytest.raises(RuntimeError, match="fused"):
-        build_adamw([weight], lr=0.1, fused=True)
+        build_adamw([weight], lr=0.1, fused=True).step()
+
+
+def test_an_unknown_form_is_refused():
     with pytest.raises(UserError, match=r"optimizer\.fused='yes'"):
-        build_adamw([weight], lr=0.1, fused="yes")
+        build_adamw([torch.nn.Parameter(torch.zeros(1))], lr=0.1, fused="yes")
 
 
 def test_a_saved_optimiser_goes_on_as_the_other_kind():
