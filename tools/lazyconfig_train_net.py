@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""Train or evaluate the model of a LazyConfig file: `lazyconfig_train_net.py --config-file FILE [options] [a.b.c=value ...]`."""
+"""Train or evaluate the model of a LazyConfig file: `lazyconfig_train_net.py --config-file FILE [options] [a.b.c=value ...]`.
+
+--eval-only --model DIR evaluates an exported model; --data FILE --images DIR trains on annotations in COCO's format;
+--dry-run says what a run would do and need before any GPU is used.
+"""
 
 import argparse
 
 from eva02_det.data.registration import require_config_datasets
-from eva02_det.engine.setup import argument_parser, set_up
+from eva02_det.engine.dry_run import dry_run
+from eva02_det.engine.setup import argument_parser, configure, processes, set_up
 from eva02_det.engine.train import evaluate, train
 from eva02_det.launch.process_group import start
-from eva02_det.utils.config import load_config
 from eva02_det.utils.errors import run_tool
 
 
 def run(options: argparse.Namespace) -> None:
     """One process of the run."""
-    config = load_config(options.config_file, options.opts)
-    set_up(config, options)
+    config, said = configure(options)
+    set_up(config, options, said)
     if options.eval_only:
         evaluate(config)
     else:
@@ -23,7 +27,11 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = argument_parser().parse_args()
-    require_config_datasets(load_config(options.config_file, options.opts))  # wrong input is said before processes start
+    config, said = configure(options)  # wrong input is said before processes start
+    if options.dry_run:
+        print("\n".join([*said, dry_run(config, processes(options))]))
+        return
+    require_config_datasets(config)
     start(run, options)
 
 

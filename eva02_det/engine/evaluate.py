@@ -116,3 +116,10 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def with_nan(value: Any) -> Any:
+    """What `without_nan` made of it, undone."""
+    if isinstance(value, Mapping):
+        return {key: with_nan(item) for key, item in value.items()}
+    return math.nan if value is None else value

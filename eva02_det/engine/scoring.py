@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from eva02_det.engine.ema import ModelEma
-from eva02_det.engine.evaluate import Evaluation, Pass, Results, prefixed
+from eva02_det.engine.evaluate import Evaluation, Pass, Results, prefixed, with_nan
 from eva02_det.launch.process_group import leave
 
 SCORER = "eva02_det.evaluation.score"
@@ -51,7 +51,7 @@ class Scoring:
         status = self._process.wait()
         try:
             if status == 0:
-                return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+                return with_nan(json.loads((self.folder / "results.json").read_text(encoding="utf-8")))
             reason = f"it ended with status {status}"
         except (OSError, ValueError) as error:
             reason = str(error)

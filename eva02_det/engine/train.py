@@ -20,6 +20,7 @@ from eva02_det.checkpoint.load import check_source, load_weights
 from eva02_det.engine.architecture import for_inference
 from eva02_det.engine.ema import EmaHook, ModelEma
 from eva02_det.engine.evaluate import WEIGHTS, Evaluation, Results, prefixed
+from eva02_det.engine.inputs import require_classes
 from eva02_det.engine.model_folder import is_model_folder
 from eva02_det.engine.scoring import EvaluationHook
 from eva02_det.engine.trainer import Trainer
@@ -81,9 +82,15 @@ def evaluate(config: DictConfig) -> Results:
     check_train_options(config)
     evaluation = Evaluation(config)
     evaluation.open()
+    require_classes(config)
     config.model = for_inference(config.model)
     model = build_model(config)
-    load_weights(model, checkpoint, which="ema" if which == "ema" else "model")
+    account = load_weights(model, checkpoint, which="ema" if which == "ema" else "model")
+    if account.new:
+        raise UserError(
+            f"checkpoint {checkpoint} ({account.layout}) is no whole detector: {len(account.new)} weights would stay random, "
+            f"first {next(iter(account.new))}; pass the checkpoint of a trained detector"
+        )
     average = None
     if which == "both":
         average = ModelEma(model)
