@@ -34,12 +34,16 @@ log = logging.getLogger(__name__)
 
 
 def load_recipe(file: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
-    """The config of `file` with `a.b.c=value` overrides, `protocol=NAME` and the authors' keys among them, in any order.
+    """The config of `file` with overrides, see `override_recipe`."""
+    return override_recipe(load_config(file), overrides)
+
+
+def override_recipe(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """Set `a.b.c=value` overrides, `protocol=NAME` and the authors' keys among them, in any order; `config` is returned.
 
     The protocol comes first, so that a more specific override changes a value of it. The budget of masks is raised to what
     the evaluation counts in the end, so that it never costs accuracy.
     """
-    config = load_config(file)
     apply_overrides(config, translate_overrides(config, overrides))
     cover_evaluation(config)
     return config
