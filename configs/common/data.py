@@ -6,6 +6,7 @@ from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
 from omegaconf import DictConfig, OmegaConf
 
+from eva02_det.data.jitter_mapper import JitterMapper
 from eva02_det.data.loaders import build_train_loader
 from eva02_det.data.lsj import test_augmentations, train_augmentations
 from eva02_det.data.mapper import CheckedMapper
@@ -43,7 +44,7 @@ def lsj_dataloader(
     loaders = OmegaConf.create(flags={"allow_objects": True})
     loaders.train = L(build_train_loader)(
         dataset=L(load_dataset)(names=_names(train, f"{name}_train")),
-        mapper=L(CheckedMapper)(
+        mapper=L(JitterMapper)(
             is_train=True,
             augmentations=L(train_augmentations)(pixels=pixels, scale=list(scale), flip=flip),
             image_format="RGB",

@@ -27,7 +27,7 @@ class CheckedMapper(DatasetMapper):
         """As DatasetMapper."""
         name = dataset_dict["file_name"]
         try:
-            return DatasetMapper.__call__(self._for_masks_of(dataset_dict), dataset_dict)
+            return self._for_masks_of(dataset_dict)._map(dataset_dict)
         except FileNotFoundError as error:
             raise ImageError(f"image {name} does not exist; complete the data set, or take it out of the annotations") from error
         except SizeMismatchError as error:
@@ -39,6 +39,9 @@ class CheckedMapper(DatasetMapper):
         # Pillow reports a damaged PNG as a SyntaxError
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(f"image {name} cannot be decoded ({error}); download it again") from error
+
+    def _map(self, record: dict[str, Any]) -> dict[str, Any]:
+        return DatasetMapper.__call__(self, record)
 
     def _for_masks_of(self, dataset_dict: dict[str, Any]) -> "CheckedMapper":
         """This mapper, or one of bitmaps where an object that is not a crowd is stored as run lengths."""

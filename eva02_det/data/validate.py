@@ -60,7 +60,7 @@ def drop_empty_boxes(records: list[Record]) -> int:
     annotations = [annotation for record in records for annotation in record.get("annotations", ())]
     if not annotations:
         return 0
-    corners = _corners(annotations)
+    corners = box_corners(annotations)
     sizes = np.array([(record["width"], record["height"]) for record in owners], dtype=float)
     visible = np.minimum(corners[:, 2:], sizes) - np.maximum(corners[:, :2], 0)
     bad = np.flatnonzero((visible <= 0).any(axis=1))
@@ -98,7 +98,7 @@ def _is_finite(annotation: Annotation) -> bool:
     return math.isfinite(sum(annotation["bbox"])) and all(math.isfinite(sum(polygon)) for polygon in polygons)
 
 
-def _corners(annotations: list[Annotation]) -> np.ndarray:
+def box_corners(annotations: list[Annotation]) -> np.ndarray:
     """Boxes of whatever mode as corners. -> [N, 4]."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=float).reshape(-1, 4)
     modes = np.array([annotation["bbox_mode"] for annotation in annotations])
