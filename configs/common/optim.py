@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler, get_default_optimizer_params
-from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler, MultiStepParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 from omegaconf import DictConfig
 
 from eva02_det.engine.optim import LayerDecay, build_adamw
@@ -41,7 +41,8 @@ def step_schedule(max_iter: int, *, milestones: tuple[int, ...], warmup: int = 1
 
 def constant_schedule(max_iter: int, *, warmup: int) -> DictConfig:
     """Factor 1 after `warmup` iterations that rise linearly from 0.001 (Tables 32 and 33)."""
-    return _warmed_up(L(ConstantParamScheduler)(value=1.0), warmup, max_iter)
+    # ConstantParamScheduler refuses to be asked for the point behind the last step, which the scheduler hook does
+    return _warmed_up(L(CosineParamScheduler)(start_value=1.0, end_value=1.0), warmup, max_iter)
 
 
 def cosine_schedule(max_iter: int, *, warmup: int) -> DictConfig:

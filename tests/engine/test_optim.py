@@ -40,7 +40,8 @@ def test_the_step_schedule_warms_up_and_falls_tenfold_at_each_milestone():
 def test_the_constant_schedule_stays_at_one_after_its_warm_up():
     factor = instantiate(constant_schedule(40_000, warmup=400))
     assert factor(0) == pytest.approx(0.001)
-    assert [factor(step / 40_000) for step in (400, 20_000, 39_999)] == pytest.approx([1.0, 1.0, 1.0])
+    # 40 000 is asked for after the last step
+    assert [factor(step / 40_000) for step in (400, 20_000, 39_999, 40_000)] == pytest.approx([1.0, 1.0, 1.0, 1.0])
 
 
 def test_the_cosine_schedule_is_halfway_down_in_the_middle():
