@@ -1,24 +1,28 @@
 """A model's config as plain JSON and back, so that a model folder needs neither configs nor trust.
 
-What is read back is data: only classes of layers and models can be named, nothing that it names is run as code.
+What is read back is data: it can name classes of layers and models and our functions that build a module, nothing else.
 """
 
 import copy
 import dataclasses
+import inspect
 import math
 import sys
 from collections.abc import Mapping
 from pydoc import ErrorDuringImport, locate
-from typing import Any
+from types import FunctionType
+from typing import Any, get_type_hints
 
 from detectron2 import modeling  # noqa: F401  its classes must be there to be found by name
 from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from eva02_det.utils.errors import UserError
 
-# packages whose classes a model folder may name; their functions (some run files) it may not
+# packages whose classes a model folder may name; of functions (some run files) only those of BUILDERS that return a module
 ALLOWED = ("detectron2.layers", "detectron2.modeling", "eva02_det.layers", "eva02_det.modeling", "torch.nn")
+BUILDERS = "eva02_det.modeling."
 FEDERATED = ("get_fed_loss_cls_weights", "fed_loss_num_classes")
 
 Tree = dict[str, Any]
@@ -53,8 +57,8 @@ def for_inference(model: DictConfig) -> DictConfig:
     return stripped
 
 
-def public_name(kind: type) -> str:
-    """The dotted name of a class in the module that defines it, or in the nearest package above that is not private.
+def public_name(kind: type | FunctionType) -> str:
+    """The dotted name of a class or function in the module that defines it, or in the nearest package above that is not private.
 
     The official detectron2 and d2lite define the classes in modules of the same names, as far as these are public.
     """
@@ -110,9 +114,14 @@ def _allowed_class(name: Any, origin: str) -> Any:
     return public_name(kind) if dataclasses.is_dataclass(kind) else kind
 
 
-def _is_allowed(kind: Any) -> bool:
-    """Whether it is a class, and defined where it may be; what a module has merely imported does not count as its own."""
-    return isinstance(kind, type) and _below_allowed(f"{kind.__module__}.")
+def _is_allowed(thing: Any) -> bool:
+    """Whether it is a class, or a builder of ours, defined where it may be; what a module merely imports is not its own."""
+    if isinstance(thing, type):
+        return _below_allowed(f"{thing.__module__}.")
+    if not inspect.isfunction(thing) or not thing.__module__.startswith(BUILDERS):
+        return False
+    result = get_type_hints(thing).get("return")
+    return isinstance(result, type) and issubclass(result, nn.Module)
 
 
 def _below_allowed(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Pictures as users have them: found on disk, read upright as RGB, resized as for an evaluation."""
 
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -133,7 +134,7 @@ def _upright(image: Image.Image) -> tuple[Image.Image, str]:
         if orientation not in range(2, 9):
             return image, ""
         return ImageOps.exif_transpose(image), f"turned upright (EXIF orientation {orientation}), and coordinates are of that"
-    except (SyntaxError, ValueError, TypeError):  # a damaged EXIF block says nothing of the pixels
+    except (SyntaxError, ValueError, TypeError, struct.error):  # a damaged EXIF block says nothing of the pixels
         return image, ""
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
 from torch import nn
@@ -50,10 +52,12 @@ def with_opinions(model: nn.Module, seed: int = 0) -> nn.Module:
     """Random weights, spread so that scores, boxes and masks differ clearly from place to place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 scale = parameter[0].numel() ** -0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.5 * scale)
+            else:
+                parameter.fill_(float(name.endswith("weight")))  # of norms; biases become 0
         for predictor in model.roi_heads.box_predictor:
             predictor.cls_score.weight *= 4
             predictor.bbox_pred.weight *= 0.5
@@ -64,7 +68,6 @@ def with_opinions(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def tiny_model(config: DictConfig) -> nn.Module:
     """The model of the config with the weights that every call gives."""
-    torch.manual_seed(0)
     return with_opinions(instantiate(config.model))
 
 
@@ -93,13 +96,16 @@ def write_pictures(folder: Path, count: int = 4) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     photographs = sorted((REAL / "val2017").glob("*.jpg"))[:count]
     for index in range(count):
-        source = Image.open(photographs[index]) if photographs else drawn_picture(150 + 20 * index, 120 + 31 * index, index)
-        source.convert("RGB").save(folder / f"{index}.png")
+        if photographs:
+            shutil.copyfile(photographs[index], folder / f"{index}.jpg")
+        else:
+            drawn_picture(150 + 20 * index, 120 + 31 * index, index).save(folder / f"{index}.jpg")
     return sorted(folder.iterdir())
 
 
 def write_dataset(root: Path, count: int = 4) -> list[Path]:
     """The data set tiny_val below `root`, category ids 10, 20, ...; returns its pictures."""
+    forget_dataset()
     pictures = write_pictures(root / "tiny" / "val", count)
     (root / "tiny" / "annotations").mkdir()
     images = []
@@ -110,6 +116,13 @@ def write_dataset(root: Path, count: int = 4) -> list[Path]:
     content = {"images": images, "annotations": [], "categories": categories}
     (root / "tiny" / "annotations" / "instances_val.json").write_text(json.dumps(content))
     return pictures
+
+
+def forget_dataset() -> None:
+    """Another test may have registered it below another root."""
+    if "tiny_val" in DatasetCatalog.list():
+        DatasetCatalog.remove("tiny_val")
+        MetadataCatalog.remove("tiny_val")
 
 
 def save_checkpoint(config: DictConfig, path: Path, *, averaged_seed: int | None = None) -> Path:

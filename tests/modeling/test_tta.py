@@ -79,7 +79,9 @@ def assert_matches(one: Instances, other: Instances, *, px: float = 0.01) -> Non
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS.keys())
 def test_one_scale_without_flip_is_the_plain_detector_to_the_last_bit(protocol: dict):
     plain, image = model_with(**protocol), picture(PIXELS, 90)
-    assert_same(detect(TTA(plain, scales=[PIXELS], flip=False), image, height=45, width=70), detect(plain, image, height=45, width=70))
+    assert_same(
+        detect(TTA(plain, scales=[PIXELS], flip=False), image, height=45, width=70), detect(plain, image, height=45, width=70)
+    )
 
 
 def test_a_picture_as_it_was_decoded_is_resized_as_the_test_loader_does(model: nn.Module):
