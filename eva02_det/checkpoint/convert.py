@@ -31,7 +31,8 @@ def convert_checkpoint(source: str | Path, target: str | Path, *, which: str = "
     content = read_zoo_pickle(path) if path.suffix == ".pkl" else read_file(path, allow_namespace=True)
     weights = state_dict_of(content, source, which)
     layout = layout_of(weights.keys())
-    report = [f"{source} is a {layout.name} with {len(weights)} tensors"]
+    article = "an" if layout.name.startswith("EVA") else "a"
+    report = [f"{source} holds {article} {layout.name}, {len(weights)} tensors"]
     if layout.backbone:
         weights = {layout.canonical(key): tensor for key, tensor in weights.items()}
         report += _to_patch_16(weights, str(source), resize)

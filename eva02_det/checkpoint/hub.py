@@ -1,7 +1,6 @@
 """From the name of a checkpoint to a local file: paths, model folders, hub files, timm models, URLs."""
 
 from pathlib import Path
-from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
@@ -46,14 +45,17 @@ def _split(name: str) -> tuple[str, str, str | None]:
 
 
 def _from_hub(name: str, repository: str, file: str, revision: str | None) -> Path:
-    """A file of a hub repository, from the cache or the network."""
+    """A file of a hub repository: the cached one without asking the network, which compute nodes often lack."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
     try:
+        cached = hub.try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
         return Path(hub.hf_hub_download(repository, file, revision=revision))
-    except errors.LocalEntryNotFoundError as error:  # offline, or no connection, and never downloaded
-        raise UserError(_bring(hub, name, repository, file, revision)) from error
+    except errors.LocalEntryNotFoundError as error:  # offline, or no connection
+        raise UserError(_bring(name, repository, file, revision)) from error
     except errors.GatedRepoError as error:
         raise UserError(f"{name}: {repository} is gated; accept its terms on the hub and log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
@@ -64,7 +66,7 @@ def _from_hub(name: str, repository: str, file: str, revision: str | None) -> Pa
         raise UserError(f"{name} cannot be downloaded: {_first_line(error)}; try again, or pass the path of a copy") from error
 
 
-def _bring(hub: Any, name: str, repository: str, file: str, revision: str | None) -> str:
+def _bring(name: str, repository: str, file: str, revision: str | None) -> str:
     """What to say where a file is neither cached nor within reach."""
     from huggingface_hub import constants
 
@@ -79,9 +81,12 @@ def _bring(hub: Any, name: str, repository: str, file: str, revision: str | None
 
 def _from_url(name: str) -> Path:
     try:
-        return Path(PathManager.get_local_path(name))
+        path = Path(PathManager.get_local_path(name))
     except (OSError, ValueError, AssertionError) as error:
         raise UserError(f"{name} cannot be downloaded: {_first_line(error)}; download it elsewhere and pass its path") from error
+    if not path.is_file():
+        raise UserError(f"{name}: nothing here reads {name.split('://', maxsplit=1)[0]}://; use https://, hf:// or a local path")
+    return path
 
 
 def _first_line(error: BaseException) -> str:

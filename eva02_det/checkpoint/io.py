@@ -75,10 +75,11 @@ def _refusal(path: Path) -> str:
 def state_dict_of(content: Mapping[str, Any], origin: str | Path, which: str = "model") -> dict[str, Tensor]:
     """The weights in a file's content, bare or nested, without the prefix of DataParallel; which="ema": the averaged ones."""
     chosen = weights_entry(content, origin, which)
-    tensors = {key.removeprefix("module."): value for key, value in chosen.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in chosen.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"checkpoint {origin} holds no weights; expected a state dict, bare or under {', '.join(NESTINGS)}")
-    return tensors
+    wrapped = all(key.startswith("module.") for key in tensors)
+    return {key.removeprefix("module."): value for key, value in tensors.items()} if wrapped else tensors
 
 
 def weights_entry(content: Mapping[str, Any], origin: str | Path, which: str = "model") -> Mapping[str, Any]:
@@ -113,6 +114,6 @@ def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     places: set[int] = set()
     for key, value in weights.items():
         value = value.detach().cpu().contiguous()
-        result[key] = value.clone() if value.data_ptr() in places else value
-        places.add(value.data_ptr())
+        result[key] = value.clone() if value.untyped_storage().data_ptr() in places else value
+        places.add(value.untyped_storage().data_ptr())
     return result

@@ -1,7 +1,7 @@
 """Recognises the layout of a file's weights by their keys, and gives every tensor the name it has in our models."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,10 @@ def layout_of(keys: Collection[str]) -> Layout:
 def named_entries(weights: Mapping[str, Tensor], layout: Layout, prefix: str = "") -> dict[str, Entry]:
     """Name in our models -> tensor. `prefix` stands before the names of a bare backbone."""
     before = prefix if layout.backbone else ""
-    return {before + layout.canonical(key): Entry(tensor, (key,)) for key, tensor in weights.items()}
+    result: dict[str, Entry] = {}
+    for key, tensor in weights.items():
+        _add(result, before + layout.canonical(key), Entry(tensor, (key,)))
+    return result
 
 
 def repacked(entries: Mapping[str, Entry], wanted: Mapping[str, Tensor]) -> dict[str, Entry]:
@@ -56,19 +59,31 @@ def repacked(entries: Mapping[str, Entry], wanted: Mapping[str, Tensor]) -> dict
     result: dict[str, Entry] = {}
     for name, entry in entries.items():
         parts = _parts(name)
-        rows = sum(wanted[part].shape[0] for part in parts) if all(part in wanted for part in parts) else 0
-        if parts and name not in wanted and entry.tensor.shape[0] == rows:
-            pieces = entry.tensor.split([wanted[part].shape[0] for part in parts])
-            result.update({part: Entry(piece, entry.keys) for part, piece in zip(parts, pieces)})
-        else:
-            result[name] = entry
-    for name in wanted:
+        shapes = [wanted[part].shape for part in parts if part in wanted]
+        if name in wanted or not parts or len(shapes) < len(parts) or entry.tensor.shape != _stacked(shapes):
+            _add(result, name, entry)
+            continue
+        for part, piece in zip(parts, entry.tensor.split([shape[0] for shape in shapes])):
+            _add(result, part, Entry(piece, entry.keys))
+    for name in wanted.keys() - result.keys():
         parts = _parts(name)
-        if parts and name not in result and all(part in result and part not in wanted for part in parts):
-            joined = [result.pop(part) for part in parts]
-            keys = tuple(key for entry in joined for key in entry.keys)
-            result[name] = Entry(torch.cat([entry.tensor for entry in joined]), keys)
+        pieces = [result[part] for part in parts if part in result and part not in wanted]
+        if parts and len(pieces) == len(parts) and _stacked([piece.tensor.shape for piece in pieces]) == wanted[name].shape:
+            tensor = torch.cat([result.pop(part).tensor for part in parts])
+            result[name] = Entry(tensor, tuple(key for piece in pieces for key in piece.keys))
     return result
+
+
+def _add(entries: dict[str, Entry], name: str, entry: Entry) -> None:
+    """A second tensor of one name is kept under a name that no model has, so that it is reported."""
+    entries[name if name not in entries else f"{name} (again, from {entry.keys[0]})"] = entry
+
+
+def _stacked(shapes: Sequence[torch.Size]) -> torch.Size | None:
+    """Shape of the tensors put on top of each other; None where they do not fit."""
+    if any(len(shape) == 0 or shape[1:] != shapes[0][1:] for shape in shapes):
+        return None
+    return torch.Size((sum(shape[0] for shape in shapes), *shapes[0][1:]))
 
 
 def _parts(name: str) -> tuple[str, ...]:

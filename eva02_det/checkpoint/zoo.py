@@ -13,12 +13,14 @@ from eva02_det.utils.errors import UserError
 # what NumPy writes into a pickle to rebuild an array and a number; the module that holds them has moved with its versions
 _REBUILD_ARRAY: Any = np.zeros(1).__reduce__()[0]
 _REBUILD_NUMBER: Any = np.float32(1).__reduce__()[0]
+_REBUILD_FROM_BYTES: Any = np.zeros(1).__reduce_ex__(5)[0]
 _INERT: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _REBUILD_ARRAY for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _REBUILD_NUMBER for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _REBUILD_FROM_BYTES for core in ("core", "_core")},
 }
 
 
@@ -61,5 +63,5 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tensors(item) for key, item in value.items()}
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
     return value

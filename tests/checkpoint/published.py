@@ -76,6 +76,15 @@ def objects365_detector() -> dict[str, tuple[int, ...]]:
     return {key: (366, *shape[1:]) if "cls_score" in key else shape for key, shape in shapes.items()}
 
 
+def lvis_base_detector() -> dict[str, tuple[int, ...]]:
+    """The B detector of 1203 classes: that of COCO with other class layers and the weights of the federated loss."""
+    rows = {"cls_score": 1204, "mask_head.predictor": 1203}
+    shapes = authors_detector("coco_B_4global_1024")
+    for key, shape in shapes.items():
+        shapes[key] = next(((count, *shape[1:]) for name, count in rows.items() if name in key), shape)
+    return shapes | {f"roi_heads.box_predictor.{stage}.fed_loss_cls_weights": (1203,) for stage in range(3)}
+
+
 def averaged(case: str) -> dict[str, tuple[int, ...]]:
     """An `ema_state` as published: 580 names, constants of the config among them."""
     constant = {"pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1)}
@@ -221,6 +230,7 @@ PUBLISHED = (
     Published("timm vit_base_patch16_224.mae", "", partial(timm_model, "vit_base_patch16_224.mae"), plain_detector),
     Published("eva02_B_coco_bsl", "model", partial(authors_detector, "coco_B_4global_1024"), B),
     Published("eva02_B_coco_sys", "model", partial(authors_detector, "coco_B_6global_win32_1536"), partial(B, 6, 32, image=1536)),
+    Published("eva02_B_lvis_bsl", "model", lvis_base_detector, partial(B, classes=1203)),
     Published("eva02_L_coco_bsl", "model", partial(authors_detector, "coco_L_4global_1024"), L),
     Published("eva02_L_coco_sys", "model", partial(authors_detector, "coco_L_8global_win32_1536"), SYSTEM),
     Published("eva02_L_lvis_bsl", "model", partial(authors_detector, "lvis_L_4global_1024"), partial(L, classes=1203)),

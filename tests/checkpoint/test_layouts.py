@@ -13,6 +13,7 @@ from eva02_det.checkpoint.load import load_weights
 from eva02_det.layers.patch_embed import Positions
 from eva02_det.modeling.sizes import TRV_SIZES
 from eva02_det.modeling.vit import TrV
+from eva02_det.utils.errors import UserError
 from tests.checkpoint.small import randomise, small_backbone
 
 NAMES = {"Ti": "tiny", "S": "small", "B": "base", "L": "large"}
@@ -106,9 +107,30 @@ def test_splitting_copies_nothing() -> None:
     assert {entry.tensor.untyped_storage().data_ptr() for entry in result.values()} == {matrix.untyped_storage().data_ptr()}
 
 
-def test_a_packed_matrix_of_the_wrong_height_is_left_as_it_is_to_be_reported() -> None:
+@pytest.mark.parametrize("shape", [(8, 2), (9, 3), (9,), (), (9, 2, 1)])
+def test_a_packed_matrix_of_the_wrong_shape_is_left_as_it_is_to_be_reported(shape: tuple[int, ...]) -> None:
     wanted = {f"blocks.0.attn.{part}_proj.weight": torch.empty(3, 2) for part in "qkv"}
-    assert list(repacked({"blocks.0.attn.qkv.weight": Entry(torch.zeros(8, 2), ("x",))}, wanted)) == ["blocks.0.attn.qkv.weight"]
+    assert list(repacked({"blocks.0.attn.qkv.weight": Entry(torch.zeros(shape), ("x",))}, wanted)) == ["blocks.0.attn.qkv.weight"]
+
+
+def test_separate_matrices_that_do_not_stack_to_the_wanted_shape_are_left_to_be_reported() -> None:
+    wanted = {"blocks.0.mlp.w12.weight": torch.empty(6, 2)}
+    for one, other in (((3, 2), (3, 3)), ((3, 2), (2, 2)), ((3, 2), ())):
+        given = {
+            "blocks.0.mlp.w1.weight": Entry(torch.zeros(one), ("x",)),
+            "blocks.0.mlp.w2.weight": Entry(torch.zeros(other), ("y",)),
+        }
+        assert repacked(given, wanted) == given
+    assert list(repacked({"blocks.0.mlp.w1.weight": Entry(torch.zeros(6, 2), ("x",))}, wanted)) == ["blocks.0.mlp.w1.weight"]
+
+
+def test_two_tensors_for_one_name_are_an_error_and_not_the_loss_of_one(tmp_path: Path) -> None:
+    weights = dict(small_backbone().state_dict())
+    weights["blocks.1.mlp.fc1_g.weight"] = weights["blocks.1.mlp.w1.weight"]  # as timm calls it
+    weights["blocks.0.mlp.fc1_g.weight"] = weights.pop("blocks.0.mlp.w1.weight")
+    torch.save(weights, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"1 not in the model \(blocks\.1\.mlp\.fc1_g\.weight \[85, 32\]\)"):
+        load_weights(small_backbone(), tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(

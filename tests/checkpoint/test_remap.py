@@ -1,18 +1,12 @@
 """Every key of a file and of a model is accounted for."""
 
-import pickle
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from eva02_det.checkpoint.account import Account
-from eva02_det.checkpoint.checkpointer import DetectorCheckpointer
-from eva02_det.checkpoint.io import read_file, state_dict_of
-from eva02_det.checkpoint.remap import Fit, Target
+from eva02_det.checkpoint.account import Account, grouped
+from eva02_det.checkpoint.remap import Fit, Target, all_finite
 from eva02_det.checkpoint.rotary import stored_table
-from eva02_det.utils.errors import UserError
 
 
 class Detector(nn.Module):
@@ -27,7 +21,7 @@ class Detector(nn.Module):
         self.head = nn.Linear(width, classes)
 
 
-def backbone_file(width: int = 3) -> dict[str, torch.Tensor]:
+def backbone_file(width: int = 3) -> dict[str, Tensor]:
     return {
         "patch_embed.proj.weight": torch.randn(width, 2),
         "patch_embed.proj.bias": torch.randn(width),
@@ -38,95 +32,120 @@ def backbone_file(width: int = 3) -> dict[str, torch.Tensor]:
     }
 
 
-def load(model: nn.Module, content: object, folder: Path, **options: object) -> None:
-    torch.save(content, folder / "file.pth")
-    DetectorCheckpointer(model, **options).load(str(folder / "file.pth"))
+def account_of(weights: dict[str, Tensor], model: nn.Module, new: tuple[str, ...] = ()) -> Account:
+    return Fit(weights, Target.of(model), "file.pth", new=new).account
 
 
-@pytest.mark.parametrize("nesting", ["model", "module", None])
-def test_a_bare_backbone_fills_the_backbone_of_a_detector_in_every_published_nesting(tmp_path: Path, nesting: str | None):
-    model, weights = Detector(), backbone_file()
-    head = model.head.weight.detach().clone()
-    load(model, {nesting: weights} if nesting else weights, tmp_path)
-    torch.testing.assert_close(model.backbone.net.patch_embed.proj.weight.data, weights["patch_embed.proj.weight"])
-    torch.testing.assert_close(model.head.weight.data, head)
-
-
-def account_of(weights: dict[str, torch.Tensor], model: nn.Module) -> Account:
-    return Fit(weights, Target.of(model)).account
-
-
-def test_each_key_is_used_dropped_unexpected_mismatched_or_damaged_and_never_lost():
-    weights = {**backbone_file(), "patch_embed.proj.bias": torch.zeros(9), "strange": torch.zeros(1)}
+def test_each_key_is_used_dropped_unexpected_mismatched_or_damaged_and_never_lost() -> None:
+    weights = {
+        **backbone_file(),
+        "patch_embed.proj.bias": torch.zeros(9),
+        "strange": torch.zeros(1),
+        "rope.freqs_sin": torch.zeros(16, 4),
+    }
     account = account_of(weights, Detector())
     fates = [*account.used, *account.dropped, *account.unexpected, *account.mismatched, *account.damaged]
     assert sorted(fates) == sorted(weights)
     assert account.unexpected == {"strange": (1,)}
     assert account.mismatched == {"patch_embed.proj.bias": ((9,), (3,))}
+    assert list(account.damaged) == ["rope.freqs_sin"]
     assert account.absent == {}
     assert sorted(account.new) == ["head.bias", "head.weight"]
+    assert not account.complete
 
 
-def test_final_norm_and_tokens_are_refused_in_a_detector_file():
-    weights = {**Detector().state_dict(), "norm.weight": torch.ones(3)}
-    assert account_of(weights, Detector()).unexpected == {"norm.weight": (3,)}
+def test_every_drop_tells_its_rule() -> None:
+    account = account_of(backbone_file(), Detector())
+    assert account.complete
+    assert account.dropped == {
+        "cls_token": "a token that detection does not use",
+        "norm.weight": "the norm after the last block, which detection does not apply",
+        "rope.freqs_cos": "rotary table, equal to the computed one",
+        "blocks.0.attn.rope.freqs_sin": "rotary table, equal to the computed one",
+    }
+    assert account.summary() == "backbone: 2 tensors loaded, 2 renamed, 4 dropped by rule, 2 start anew"
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda w: w.pop("head.bias"), "head.bias"),
-        (lambda w: w.update({"head.weights": w.pop("head.weight")}), "head.weights"),
-        (lambda w: w.update({"head.weight": torch.zeros(9, 3)}), r"head.weight \[9, 3\] instead of \[5, 3\]"),
-    ],
+    "key", ["norm.weight", "cls_token", "mask_token", "lm_head.weight", "fc_norm.bias", "decoder_pred.bias", "head.x"]
 )
-def test_a_detector_file_that_does_not_fit_is_an_error_that_names_the_key_and_loads_nothing(tmp_path: Path, change, named: str):
-    model, weights = Detector(), Detector().state_dict()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    change(weights)
-    with pytest.raises(UserError, match=named):
-        load(model, {"model": weights}, tmp_path)
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+def test_what_only_pre_training_has_is_refused_in_a_detector_file(key: str) -> None:
+    weights = {**Detector().state_dict(), key: torch.ones(3)}
+    assert account_of(weights, Detector()).unexpected == {key: (3,)}
 
 
-def test_weights_named_as_new_may_differ(tmp_path: Path):
-    model, weights = Detector(classes=7), Detector(classes=5).state_dict()
-    load(model, {"model": weights}, tmp_path, new_weights=(r"^head\.",))
-    torch.testing.assert_close(model.backbone.net.patch_embed.proj.bias.data, weights["backbone.net.patch_embed.proj.bias"])
+@pytest.mark.parametrize(
+    "key", ["norms.weight", "blocks.0.cls_token", "xrope.freqs_cos", "rope.freqs_cos2", "decoder", "backbone.norm.weight"]
+)
+def test_a_rule_drops_its_keys_and_none_that_look_like_them(key: str) -> None:
+    assert account_of({**backbone_file(), key: torch.ones(3)}, Detector()).unexpected == {key: (3,)}
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path):
-    path = tmp_path / "evil.pth"
-    torch.save({"model": Detector()}, path)
-    with pytest.raises(UserError, match="unpickling runs code"):
-        read_file(path)
+def test_weights_named_as_new_may_be_absent_of_another_shape_or_left_over() -> None:
+    weights = {**Detector().state_dict(), "head.weight": torch.zeros(9, 3), "head.scale": torch.zeros(1)}
+    del weights["head.bias"]
+    problems = account_of(weights, Detector())
+    assert list(problems.absent) == ["head.bias"]
+    assert list(problems.mismatched) == ["head.weight"]
+    assert list(problems.unexpected) == ["head.scale"]
+    account = account_of(weights, Detector(), new=(r"^head\.",))
+    assert account.complete
+    assert sorted(account.new) == ["head.bias", "head.weight"]
+    assert sorted(account.dropped) == ["head.scale", "head.weight"]
+    assert sorted(account.filled) == ["backbone.net.patch_embed.proj.bias", "backbone.net.patch_embed.proj.weight"]
 
 
-@pytest.mark.parametrize("keep", [0, 10, 500])
-def test_a_truncated_file_is_one_sentence(tmp_path: Path, keep: int):
-    torch.save({"model": Detector().state_dict()}, tmp_path / "whole.pth")
-    (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"half.pth"):
-        read_file(tmp_path / "half.pth")
+def test_a_name_in_new_weights_that_fits_is_loaded_all_the_same() -> None:
+    account = account_of(Detector().state_dict(), Detector(), new=("head",))
+    assert "head.weight" in account.filled
+    assert not account.new
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path):
-    (tmp_path / "x.pth").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(UserError, match=r"x.pth"):
-        read_file(tmp_path / "x.pth")
-    with pytest.raises(UserError, match="no weights"):
-        state_dict_of({"epoch": 3}, "y.pth")
+def test_class_weights_of_training_never_come_from_a_file() -> None:
+    class WithCounts(Detector):
+        def __init__(self) -> None:
+            super().__init__()
+            self.roi_heads = nn.Module()
+            self.roi_heads.box_predictor = nn.ModuleList([nn.Module()])
+            self.roi_heads.box_predictor[0].register_buffer("fed_loss_cls_weights", torch.ones(5))
+
+    key = "roi_heads.box_predictor.0.fed_loss_cls_weights"
+    with_counts = {**WithCounts().state_dict(), key: torch.full((5,), 9.0)}
+    account = account_of(with_counts, WithCounts())
+    assert account.complete
+    assert key in account.dropped
+    assert key in account.new
+    assert account_of(Detector().state_dict(), WithCounts()).complete  # a file of another data set has none
+    assert key in account_of(with_counts, Detector()).dropped  # an exported model has no federated loss
 
 
-def test_saving_and_loading_gives_the_same_weights_and_points_at_the_newest(tmp_path: Path):
-    model, other = Detector(), Detector()
-    checkpointer = DetectorCheckpointer(model, str(tmp_path))
-    checkpointer.save("model_0000001", iteration=1)
-    checkpointer.save("model_0000002", iteration=2)
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
-    rest = DetectorCheckpointer(other, str(tmp_path)).resume_or_load("", resume=True)
-    assert rest["iteration"] == 2
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(other.state_dict()[key], value, rtol=0, atol=0)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth", "model_0000002.pth"]
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_finite_means_every_element(dtype: torch.dtype) -> None:
+    values = torch.full((7, 5), torch.finfo(dtype).max, dtype=dtype)
+    assert all_finite(values)  # the sum would not be
+    for spoilt in (float("nan"), float("inf"), float("-inf")):
+        copy = values.clone()
+        copy[6, 4] = spoilt
+        assert not all_finite(copy)
+    assert all_finite(torch.zeros(0, dtype=dtype))
+    assert all_finite(torch.ones(3, dtype=torch.int64))
+
+
+def test_keys_of_one_detail_that_differ_in_their_first_number_share_an_entry() -> None:
+    keys = [
+        *(f"blocks.{i}.mlp.w1.weight" for i in (10, 0, 1, 2)),
+        "blocks.1.mlp.w3.bias",
+        "simfp_2.4.norm.weight",
+        "a.2.b",
+        "a.7.b",
+    ]
+    found = {**dict.fromkeys(keys, "[1]"), "blocks.5.mlp.w1.weight": "[2]", "pos_embed": "[1]"}
+    assert grouped(found) == [
+        "blocks.{0,1,2,10}.mlp.w1.weight [1]",
+        "blocks.1.mlp.w3.bias [1]",
+        "simfp_2.4.norm.weight [1]",
+        "a.{2,7}.b [1]",
+        "blocks.5.mlp.w1.weight [2]",
+        "pos_embed [1]",
+    ]
+    assert grouped(dict.fromkeys((f"blocks.{i}.x" for i in (2, 0, 1)), "")) == ["blocks.{0..2}.x "]
