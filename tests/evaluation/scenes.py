@@ -1,4 +1,4 @@
-"""Random ground truth and detections with what makes evaluation hard: ties, crowds, many detections, empty classes."""
+"""Random ground truth and detections with what makes evaluation hard: ties, crowds, many detections, empty classes; LVIS too."""
 
 from typing import Any
 
@@ -51,6 +51,22 @@ def ground_truth(seed: int, images: int = 6) -> dict[str, Any]:
         "categories": [{"id": category, "name": f"class {category}"} for category in CLASSES],
         "annotations": annotations,
     }
+
+
+def federated_truth(seed: int, images: int = 6) -> dict[str, Any]:
+    """As `ground_truth`, in LVIS's form: some classes are stated to be absent, some not annotated to the last object."""
+    generator = np.random.default_rng(seed + 1000)
+    truth = ground_truth(seed, images)
+    for one in truth["annotations"]:
+        del one["iscrowd"]
+        one["id"] += 1  # LVIS numbers from 1
+    for image in truth["images"]:
+        there = sorted({one["category_id"] for one in truth["annotations"] if one["image_id"] == image["id"]})
+        image["neg_category_ids"] = [category for category in CLASSES if category not in there and generator.random() < 0.5]
+        image["not_exhaustive_category_ids"] = [category for category in there if generator.random() < 0.4]
+    for category, frequency in zip(truth["categories"], "rcfc"):
+        category["frequency"] = frequency
+    return truth
 
 
 def detections(truth: dict[str, Any], seed: int, crowded: int = 130) -> list[dict[str, Any]]:
