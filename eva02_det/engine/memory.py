@@ -12,22 +12,21 @@ D width, H hidden width of the feed-forward layer, b bytes of a low-precision nu
     + 4 heads N R (+ b under mixed precision) for attention="math", R the tokens that a token sees; other kernels keep no scores
 
 With activation checkpointing a block keeps 4 D N, and one block at a time all of the above. A layer of the pyramid keeps its
-input. What proposals, box heads (512 regions a stage) and mask head (all regions that may be foreground) keep is counted by
-running their layers on tensors without memory.
+input. What other backbones, proposals, box heads (512 regions a stage) and mask head (all regions that may be foreground) keep
+is counted by running their layers on tensors without memory.
 
 `tests/engine/test_memory.py` holds all this against what a forward pass really keeps. The allowance for kernels, temporaries and
 fragmentation (`CONTEXT_GIB`, `SLACK`) was not measured on a GPU.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from eva02_det.engine.saved_tensors import saved_bytes, saved_per_image
 from eva02_det.modeling.vit import TrV
 from eva02_det.utils.config import get
 from eva02_det.utils.errors import UserError
@@ -35,7 +34,6 @@ from eva02_det.utils.errors import UserError
 GIB = 2**30
 CONTEXT_GIB = 1.0  # CUDA context, libraries and the work space of their kernels
 SLACK = 0.1  # of what the images keep: temporaries and fragmentation
-LOW_OF_FULL = 0.68  # what a block of TrV keeps under mixed precision, as a share of fp32; taken for other nets, which are counted
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _cast_at_a_time(backbone: nn.Module) -> int:
     """Parameters that exist in low precision at the same time: under checkpointing only one block's."""
     count = sum(p.numel() for p in backbone.parameters())
     blocks = [sum(p.numel() for p in block.parameters()) for block in getattr(backbone.net, "blocks", ())]
-    return count - sum(blocks) + max(blocks) if blocks and backbone.net.use_act_checkpoint else count
+    return count - sum(blocks) + max(blocks) if blocks and getattr(backbone.net, "use_act_checkpoint", False) else count
 
 
 def backbone_bytes(backbone: nn.Module, side: int, low: int, *, norm: int = 4) -> dict[str, int]:
@@ -99,9 +97,19 @@ def backbone_bytes(backbone: nn.Module, side: int, low: int, *, norm: int = 4) -
     if isinstance(backbone.net, TrV):
         blocks = trv_bytes(backbone.net, side, low, norm=norm)
     else:
-        counted = saved_bytes(backbone.net, torch.empty(1, 3, side, side, device="meta"))
-        blocks = counted if low == 4 else int(LOW_OF_FULL * counted)
+        blocks = counted_bytes(backbone.net, side, low)
     return {"blocks": blocks, "pyramid": pyramid_bytes(backbone, side, low, norm=norm)}
+
+
+def counted_bytes(net: nn.Module, side: int, low: int) -> int:
+    """What any net (on the meta device) keeps for one image; with activation checkpointing also the inside of one block."""
+    kept = saved_per_image(net, side, mixed=low == 2)
+    if not getattr(net, "use_act_checkpoint", False):
+        return kept
+    net.use_act_checkpoint = False
+    kept += saved_per_image(net, side, mixed=low == 2) // len(net.blocks)
+    net.use_act_checkpoint = True
+    return kept
 
 
 def trv_bytes(net: TrV, side: int, low: int, *, norm: int = 4) -> int:
@@ -166,30 +174,6 @@ def heads_bytes(model: nn.Module, side: int) -> dict[str, int]:
         foreground = max(1, round(regions * heads.positive_fraction))
         found["mask head"] = saved_bytes(heads.mask_head.layers, _empty(foreground, channels, mask_side, mask_side))
     return found
-
-
-def saved_bytes(function: Callable[..., Any], *inputs: Any) -> int:
-    """Bytes that calling `function` keeps for a backward pass, weights not counted and shared storage counted once.
-
-    Tensors without memory (device "meta") do; their numbers are not needed.
-    """
-    kept: dict[int, Any] = {}
-
-    def remember(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(remember, _as_it_is), torch.enable_grad():
-        result = function(*inputs)  # held, so that nothing is freed before it is counted
-        total = sum(storage.nbytes() for storage in kept.values())
-    del result
-    return total
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _empty(*shape: int) -> Tensor:

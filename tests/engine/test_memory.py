@@ -10,10 +10,10 @@ from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from configs.common.models import HeadSizes, Proposals, cascade_mask_rcnn, trv
 from eva02_det.engine import memory
+from eva02_det.engine.saved_tensors import saved_bytes
 from eva02_det.utils.errors import UserError
 
 SIDE = 192
@@ -45,7 +45,7 @@ def detector(regions: int = 64, **net: Any) -> DictConfig:
 
 def kept_per_image(function: Any, image: torch.Tensor) -> int:
     """What a second image adds, so that weights and tables, which are kept once, do not count."""
-    return memory.saved_bytes(function, torch.cat((image, image))) - memory.saved_bytes(function, image)
+    return saved_bytes(function, torch.cat((image, image))) - saved_bytes(function, image)
 
 
 def precision(low: int) -> Any:
@@ -87,7 +87,7 @@ def test_a_whole_training_pass_keeps_what_the_parts_add_up_to(net: dict[str, Any
     with torch.device("meta"):
         empty = instantiate(tree).train()
     with EventStorage(0):
-        measured = memory.saved_bytes(instantiate(tree).train(), [picture()])
+        measured = saved_bytes(instantiate(tree).train(), [picture()])
     parts = memory.backbone_bytes(empty.backbone, SIDE, 4) | memory.heads_bytes(empty, SIDE)
     assert sum(parts.values()) == pytest.approx(measured, rel=MARGIN)
 
@@ -99,12 +99,23 @@ def test_a_checkpointed_net_keeps_the_input_of_each_block_and_the_inside_of_one(
     assert memory.trv_bytes(checkpointed, SIDE, 4) == pytest.approx(inputs + inside, rel=MARGIN)
 
 
-def test_tensors_without_memory_are_counted_as_if_they_had_it():
-    layers = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.LayerNorm(256), nn.Linear(256, 64))
-    real = memory.saved_bytes(layers, torch.rand(10, 64, requires_grad=True))
-    assert memory.saved_bytes(layers.to("meta"), torch.empty(10, 64, device="meta", requires_grad=True)) == real
-    # inputs of the four layers, mean and deviation of the norm
-    assert real == 4 * 10 * (64 + 256 + 256 + 256 + 2)
+@pytest.mark.parametrize("low", [4, 2], ids=["fp32", "mixed"])
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_the_formula_is_what_a_count_of_the_same_net_gives(net: dict[str, Any], low: int):
+    """The count works in the precision of a GPU, whose norms are in fp32."""
+    with torch.device("meta"):
+        model = instantiate(detector(**net).backbone.net).train()
+    assert memory.trv_bytes(model, SIDE, low) == pytest.approx(memory.counted_bytes(model, SIDE, low), rel=MARGIN)
+
+
+def test_a_counted_net_keeps_less_when_it_is_checkpointed():
+    with torch.device("meta"):
+        net = instantiate(detector().backbone.net).train()
+    everything = memory.counted_bytes(net, SIDE, 4)
+    net.use_act_checkpoint = True
+    assert memory.counted_bytes(net, SIDE, 4) == pytest.approx(memory.trv_bytes(net, SIDE, 4), rel=MARGIN)
+    assert memory.counted_bytes(net, SIDE, 4) < everything / 2
+    assert net.use_act_checkpoint
 
 
 def test_fixed_memory_counts_every_copy_of_the_weights():
