@@ -64,7 +64,7 @@ def draw(augmentations: Sequence[T.Augmentation], height: int, width: int) -> tu
     geometry, drawn = Geometry.unchanged(height, width), []
     for augmentation in augmentations:
         stand_in = np.broadcast_to(np.uint8(0), (*geometry.shape, 3))  # has a shape and takes no memory
-        for transform in _flat(augmentation.get_transform(stand_in)):
+        for transform in map(_at_least_one_pixel, _flat(augmentation.get_transform(stand_in))):
             geometry = geometry.after(transform)
             drawn.append(transform)
     return T.TransformList(drawn), geometry
@@ -85,6 +85,13 @@ def _step(augmentation: T.Augmentation) -> str:
     if kind in (T.ResizeScale, T.ResizeShortestEdge) and augmentation.interp == Image.BILINEAR:
         return "resize"
     return "crop" if kind is T.FixedSizeCrop else "other"
+
+
+def _at_least_one_pixel(transform: T.Transform) -> T.Transform:
+    """A strip of an image, shrunk far, would have no width, which detectron2 ends in an error at."""
+    if isinstance(transform, T.ResizeTransform) and not (transform.new_h and transform.new_w):
+        return T.ResizeTransform(transform.h, transform.w, max(transform.new_h, 1), max(transform.new_w, 1), transform.interp)
+    return transform
 
 
 def _flat(transform: T.Transform) -> Iterator[T.Transform]:

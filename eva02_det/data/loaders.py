@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from detectron2.data import build_detection_train_loader
-from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +27,10 @@ def build_train_loader(
     repeat_threshold: an image is repeated sqrt(threshold / f) times for the rarest of its classes, f being the share of
     images that show the class (LVIS, appendix B.2); None: every image once a pass. options: for the DataLoader.
     """
-    sampler = None
-    if repeat_threshold is not None:
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, repeat_threshold)
-        log.info(
-            "repeat-factor sampling at %g: %d of %d images are repeated, a pass is %.0f images",
-            repeat_threshold,
-            int((factors > 1).sum()),
-            len(factors),
-            float(factors.sum()),
-        )
-        sampler = RepeatFactorTrainingSampler(factors, seed=seed)
+    if repeat_threshold is None:
+        sampler: Any = TrainingSampler(len(dataset), seed=seed)
+    else:
+        sampler = RepeatFactorTrainingSampler(_repeat_factors(dataset, repeat_threshold), seed=seed)
     return build_detection_train_loader(
         dataset,
         mapper=mapper,
@@ -47,3 +41,11 @@ def build_train_loader(
         seed=seed,
         **options,
     )
+
+
+def _repeat_factors(records: list[dict[str, Any]], threshold: float) -> Tensor:
+    """How often each image is wanted in a pass. [N] >= 1."""
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
+    more = int((factors > 1).sum())
+    log.info("repeat factors at %g: %d of %d images come more than once, %.0f a pass", threshold, more, len(factors), factors.sum())
+    return factors

@@ -8,6 +8,7 @@ from detectron2.structures import BoxMode
 from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image
 
+from eva02_det.data.jitter_mapper import JitterMapper
 from tests.golden.cases import GoldenCase, golden_cases
 
 
@@ -44,15 +45,16 @@ def masks_of(instances: object, mask_format: str) -> np.ndarray:
     return np.array([polygons_to_bitmask(one, height, width) if one else np.zeros((height, width)) for one in polygons], bool)
 
 
+@pytest.mark.parametrize("kind", [DatasetMapper, JitterMapper])
 @pytest.mark.parametrize("case", golden_cases("lsj"))
-def test_jitter_agrees_with_the_recorded_pipeline(case: GoldenCase, tmp_path, monkeypatch):
+def test_jitter_agrees_with_the_recorded_pipeline(case: GoldenCase, kind: type[DatasetMapper], tmp_path, monkeypatch):
     config, limits = case.config, case.tolerance
     Image.fromarray(case.tensors["in.image"]).save(tmp_path / "image.png")
     annotations = [
         {**{key: a[key] for key in ("bbox", "category_id", "iscrowd", "segmentation")}, "bbox_mode": BoxMode(a["bbox_mode"])}
         for a in case.json("annotations.json")
     ]
-    mapper = DatasetMapper(
+    mapper = kind(
         True,
         augmentations=augmentations(config),
         image_format="RGB",
@@ -60,6 +62,7 @@ def test_jitter_agrees_with_the_recorded_pipeline(case: GoldenCase, tmp_path, mo
         instance_mask_format=config["mask_format"],
         recompute_boxes=config["recompute_boxes"],
     )
+    assert kind is DatasetMapper or mapper.is_fast
     left = replay(case, monkeypatch)
     result = mapper({"file_name": str(tmp_path / "image.png"), "annotations": annotations})
     assert not left, "a recorded number was not drawn"
