@@ -42,7 +42,8 @@ def load_weights(
     Args:
         source: a file, a model folder, `hf://owner/name/file`, `timm/<model name>` or a URL, see `find_file`.
         which: "model", or "ema" for averaged weights.
-        new_weights: regular expressions of model keys that start anew: the file may lack them or hold another shape.
+        new_weights: regular expressions of model keys that start anew, whether the file lacks them, holds another shape
+            or would fit (as many classes, but others).
         resize: "bicubic" (as released) or "pseudo_inverse", for patch kernels of another size.
 
     Raises:

@@ -55,7 +55,7 @@ class Fit:
 
     Args:
         weights: the file's state dict.
-        new: regular expressions of model keys that may be absent, of another shape, or only in the file.
+        new: regular expressions of keys that start anew, whatever the file has under them.
         resize: how patch kernels change their size, see `resize_patch_kernel`.
         averaged: whether the weights are an average, whose constants may have drifted.
     """
@@ -100,10 +100,10 @@ class Fit:
     def _reason_to_drop(self, name: str) -> str | None:
         if re.search(CLASS_COUNTS, name):
             return COUNTED
-        if name in self.target.state:
-            return None
         if self._may_start_anew(name):
             return ANEW
+        if name in self.target.state:
+            return None
         bare = name.removeprefix(self.target.prefix)
         return next((words for rule, words in NOT_FOR_DETECTION if self.layout.backbone and re.search(rule, bare)), None)
 
@@ -126,9 +126,7 @@ class Fit:
             return
         here = self._resized(name, here, wanted) if self.layout.backbone else here
         self._refused.add(name)
-        if here.shape != wanted.shape and self._may_start_anew(name):
-            self.account.dropped[key] = self.account.new[name] = ANEW
-        elif here.shape != wanted.shape:
+        if here.shape != wanted.shape:
             self.account.mismatched[key] = (tuple(here.shape), tuple(wanted.shape))
         elif here.is_floating_point() != wanted.is_floating_point():
             self.account.damaged[key] = f"holds {here.dtype} instead of {wanted.dtype}".replace("torch.", "")

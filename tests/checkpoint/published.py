@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyCall, instantiate
-from detectron2.modeling import ViT
+from detectron2.config import instantiate
 from torch import Tensor, nn
 
 from configs.common.models import cascade_mask_rcnn, federated_loss, softmax_loss, trv
+from configs.common.vitdet import plain_vit
 from tests.golden.cases import ROOT, GoldenCase
 from tests.golden.detectors import data_set_with_counts
 
@@ -156,12 +156,10 @@ def detector(
 
 
 @cache
-def plain_detector(width: int = 768, depth: int = 12, heads: int = 12) -> nn.Module:
-    """ViTDet: relative positions, four global blocks."""
-    windowed = [i for i in range(depth) if (i + 1) % (depth // 4)]
-    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "window_size": 14, "window_block_indexes": windowed}
+def plain_detector(size: str = "B") -> nn.Module:
+    """ViTDet, with relative positions."""
     with torch.device("meta"):
-        return instantiate(cascade_mask_rcnn(LazyCall(ViT)(use_rel_pos=True, residual_block_indexes=[], **sizes)))
+        return instantiate(cascade_mask_rcnn(plain_vit(size)))
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ PUBLISHED = (
     ),
     Published("MAE base", "model", partial(masked_autoencoder, 768, 12, 16), plain_detector),
     Published("MAE base with its decoder", "model", partial(masked_autoencoder, 768, 12, 16, decoder=True), plain_detector),
-    Published("MAE huge p14", "model", partial(masked_autoencoder, 1280, 32, 14), partial(plain_detector, 1280, 32, 16)),
+    Published("MAE huge p14", "model", partial(masked_autoencoder, 1280, 32, 14), partial(plain_detector, "H")),
     Published("timm vit_base_patch16_224.mae", "", partial(timm_model, "vit_base_patch16_224.mae"), plain_detector),
     Published("eva02_B_coco_bsl", "model", partial(authors_detector, "coco_B_4global_1024"), B),
     Published("eva02_B_coco_sys", "model", partial(authors_detector, "coco_B_6global_win32_1536"), partial(B, 6, 32, image=1536)),

@@ -95,10 +95,10 @@ def test_weights_named_as_new_may_be_absent_of_another_shape_or_left_over() -> N
     assert sorted(account.filled) == ["backbone.net.patch_embed.proj.bias", "backbone.net.patch_embed.proj.weight"]
 
 
-def test_a_name_in_new_weights_that_fits_is_loaded_all_the_same() -> None:
-    account = account_of(Detector().state_dict(), Detector(), new=("head",))
-    assert "head.weight" in account.filled
-    assert not account.new
+def test_weights_named_as_new_start_anew_even_where_those_of_the_file_would_fit() -> None:
+    account = account_of(Detector().state_dict(), Detector(), new=(r"^head\.",))
+    assert account.complete
+    assert sorted(account.new) == sorted(account.dropped) == ["head.bias", "head.weight"]
 
 
 def test_class_weights_of_training_never_come_from_a_file() -> None:
