@@ -14,10 +14,9 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 from torch.optim import AdamW
 
-from eva02_det.engine.recipe import load_recipe
 from eva02_det.modeling.protocols import PROTOCOLS, named_protocol
 from eva02_det.modeling.selectors import HardNms, SoftNms
-from tests.configs.recipes import CONFIGS, own_recipes, published, published_recipes
+from tests.configs.recipes import CONFIGS, load, own_recipes, published, published_recipes
 
 HUB = "hf://Yuxin-CV/EVA-02/eva02/"
 # what a config states but does not compute with: expectations and remarks of the table
@@ -39,7 +38,7 @@ class Built:
     """A recipe and what it describes, built without memory."""
 
     def __init__(self, name: str) -> None:
-        self.config: DictConfig = load_recipe(CONFIGS / f"{name}.py")
+        self.config: DictConfig = load(name)
         with torch.device("meta"):
             self.model: nn.Module = instantiate(self.config.model)
         self.config.optimizer.params.model = self.model
@@ -252,13 +251,13 @@ def test_after_objects365_exactly_class_layers_masks_and_class_weights_start_ane
     ],
 )
 def test_an_arm_of_a_comparison_differs_in_one_value_only(arm: str, of: str, differs: set[str]):
-    one, other = (dict(_leaves(load_recipe(CONFIGS / f"{name}.py"))) for name in (arm, of))
+    one, other = (dict(_leaves(load(name))) for name in (arm, of))
     assert one.keys() == other.keys()
     assert {key for key in one if one[key] != other[key]} == differs
 
 
 def test_the_released_arm_trains_on_train_and_val_and_the_other_one_keeps_val_apart():
-    names = [load_recipe(CONFIGS / f"objects365/{name}.py").dataloader for name in ("eva02_l_1536", "eva02_l_1536_train_only")]
+    names = [load(f"objects365/{name}").dataloader for name in ("eva02_l_1536", "eva02_l_1536_train_only")]
     assert [loader.train.dataset.names for loader in names] == ["objects365_trainval", "objects365_train"]
     assert {loader.test.dataset.names for loader in names} == {"objects365_val"}
 

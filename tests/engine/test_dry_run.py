@@ -5,13 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from eva02_det.engine.dry_run import dry_run
 from eva02_det.engine.memory import estimate_memory
-from eva02_det.engine.recipe import load_recipe
 from eva02_det.utils.errors import UserError
-from tests.configs.recipes import CONFIGS, own_recipes
+from tests.configs.recipes import load, own_recipes
 
 # specification 1.11: net, pyramid, proposals, heads, all
 COUNTS = {
@@ -30,7 +29,7 @@ def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(name: str, *overrides: str, processes: int = 8) -> str:
-    return dry_run(load_recipe(CONFIGS / f"{name}.py", overrides), processes)
+    return dry_run(load(name, *overrides), processes)
 
 
 def section(plan: str, heading: str) -> str:
@@ -57,7 +56,7 @@ def test_parameters_are_counted_by_part(name: str):
 
 
 def test_the_plan_is_that_of_the_scaled_run_and_the_config_stays_as_it_was():
-    config = load_recipe(CONFIGS / "coco/eva02_l_1536_from_o365.py", ["train.batch=16", "train.memory_gib=24"])
+    config = load("coco/eva02_l_1536_from_o365", "train.batch=16", "train.memory_gib=24")
     before = OmegaConf.to_container(config)
     plan = dry_run(config, 4)
     assert OmegaConf.to_container(config) == before
@@ -68,9 +67,9 @@ def test_the_plan_is_that_of_the_scaled_run_and_the_config_stays_as_it_was():
 
 
 def test_the_memory_that_is_told_is_that_of_the_estimate():
-    config = load_recipe(CONFIGS / "coco/eva02_b_1024.py", ["train.memory_gib=24"])
-    each = int(re.search(r"8 processes x (\d+) image", planned("coco/eva02_b_1024", "train.memory_gib=24"))[1])
-    told = section(planned("coco/eva02_b_1024", "train.memory_gib=24"), "memory")
+    config = load("coco/eva02_b_1024", "train.memory_gib=24")
+    plan = planned("coco/eva02_b_1024", "train.memory_gib=24")
+    each, told = int(re.search(r"8 processes x (\d+) image", plan)[1]), section(plan, "memory")
     assert told.startswith(f"about {estimate_memory(config, 8).total_gib(each):.1f} GiB a process with {each} image")
     for part in ("weights", "gradients", "AdamW moments", "blocks", "pyramid", "proposals", "box heads", "mask head"):
         assert part in told
@@ -78,11 +77,10 @@ def test_the_memory_that_is_told_is_that_of_the_estimate():
 
 def test_learning_rates_fall_by_layer_as_in_the_specification():
     """L, decay 0.8: 0.8^25 for the embeddings; 24 blocks, embeddings and the rest make 26 groups; B: 14 (section 7.2)."""
-    assert "26 groups of parameters from 2.267e-07 (x 0.003778) to 6e-05, weight decay 0.1" in section(
-        planned("coco/eva02_l_1024"), "learning rate"
-    )
-    assert "14 groups" in section(planned("coco/eva02_b_1024"), "learning rate")
-    assert "0: 0.001, 1,000: 1, 30,000: 1, 48,000: 0.1, 54,000: 0.01" in section(planned("coco/eva02_l_1024"), "learning rate")
+    large, base = (section(planned(f"coco/eva02_{size}_1024"), "learning rate") for size in "lb")
+    assert "26 groups of parameters from 2.267e-07 (x 0.003778) to 6e-05, weight decay 0.1" in large
+    assert "14 groups" in base
+    assert "0: 0.001, 1,000: 1, 30,000: 1, 48,000: 0.1, 54,000: 0.01" in large
 
 
 def test_the_average_costs_as_much_memory_as_the_weights():
@@ -116,7 +114,7 @@ def test_what_cannot_run_is_refused_before_any_gpu_is_used():
 
 def test_a_plan_takes_seconds():
     """Not a measurement: a run that allocated the weights of a large model, let alone trained, would take minutes here."""
-    config: DictConfig = load_recipe(CONFIGS / "objects365/eva02_l_1536.py")
+    config = load("objects365/eva02_l_1536")
     started = time.process_time()
     dry_run(config, 8)
     assert time.process_time() - started < 30

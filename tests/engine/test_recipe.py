@@ -12,7 +12,7 @@ from eva02_det.modeling.protocols import PROTOCOLS, named_protocol
 from eva02_det.modeling.rescorers import Maskness
 from eva02_det.modeling.selectors import HardNms, SoftNms
 from eva02_det.utils.errors import UserError
-from tests.configs.recipes import CONFIGS
+from tests.configs.recipes import CONFIGS, load
 
 HEADS = "model.roi_heads."
 # as the authors' README gives them for the system-level results
@@ -21,10 +21,6 @@ COCO_BOX = [*SOFT, HEADS + "override_score_thresh=0.0"]
 COCO_MASK = [*COCO_BOX, HEADS + "maskness_thresh=0.5"]
 LVIS = [*SOFT, HEADS + "maskness_thresh=0.5"]
 AVERAGE = ["train.model_ema.use_ema_weights_for_eval_only=True"]
-
-
-def loaded(name: str, *overrides: str) -> DictConfig:
-    return load_recipe(CONFIGS / f"{name}.py", overrides)
 
 
 def choices(config: DictConfig) -> tuple[Any, ...]:
@@ -47,56 +43,54 @@ def choices(config: DictConfig) -> tuple[Any, ...]:
     ],
 )
 def test_a_released_command_gives_what_the_recipe_does_without_any_flag(name: str, command: list[str]):
-    assert choices(loaded(name, *command)) == choices(loaded(name))
+    assert choices(load(name, *command)) == choices(load(name))
 
 
 @pytest.mark.parametrize("name", ["coco/eva02_b_1024", "coco/eva02_l_1024", "lvis/eva02_b_1024", "lvis/eva02_l_1024"])
 def test_released_commands_without_keys_are_hard_nms_with_the_thresholds_of_the_predictors(name: str):
-    config = loaded(name)
+    config = load(name)
     last = config.model.roi_heads.box_predictors[-1]
     released = HardNms(last.test_nms_thresh, last.test_score_thresh, last.test_topk_per_image)
     assert choices(config)[:3] == (released, None, None)
 
 
 def test_the_released_command_for_boxes_has_the_same_boxes_and_leaves_masks_uncalibrated():
-    config = loaded("coco/eva02_l_1536_win32", *COCO_BOX)
-    assert choices(config)[:2] == (choices(loaded("coco/eva02_l_1536_win32"))[0], None)
+    config = load("coco/eva02_l_1536_win32", *COCO_BOX)
+    assert choices(config)[:2] == (choices(load("coco/eva02_l_1536_win32"))[0], None)
 
 
 def test_keys_that_are_not_given_have_the_released_defaults():
-    soft = loaded("lvis/eva02_l_1536_win32", HEADS + "use_soft_nms=True")
+    soft = load("lvis/eva02_l_1536_win32", HEADS + "use_soft_nms=True")
     assert choices(soft)[0] == SoftNms("linear", 0.3, 0.5, score_threshold=0.02, per_class=False)
     assert choices(soft)[1] is None
-    calibrated = loaded("coco/eva02_l_1536_win32", HEADS + "maskness_thresh=0.4")
+    calibrated = load("coco/eva02_l_1536_win32", HEADS + "maskness_thresh=0.4")
     assert choices(calibrated)[:2] == (HardNms(0.5, 0.05, 100), Maskness(0.4, "masks"))
 
 
 def test_gaussian_with_a_sigma_is_passed_on():
-    config = loaded("coco/eva02_b_1024", HEADS + "use_soft_nms=true", HEADS + "method=gaussian", HEADS + "sigma=0.4")
+    config = load("coco/eva02_b_1024", HEADS + "use_soft_nms=true", HEADS + "method=gaussian", HEADS + "sigma=0.4")
     assert (choices(config)[0].method, choices(config)[0].sigma) == ("gaussian", 0.4)
 
 
 def test_a_key_without_effect_is_refused():
     with pytest.raises(UserError, match=r"iou_threshold has no effect.*use_soft_nms=True"):
-        loaded("coco/eva02_b_1024", HEADS + "iou_threshold=0.6")
+        load("coco/eva02_b_1024", HEADS + "iou_threshold=0.6")
     with pytest.raises(UserError, match=r"max_dets_per_image.*LVIS"):
-        loaded("coco/eva02_b_1024", "dataloader.evaluator.max_dets_per_image=1000")
+        load("coco/eva02_b_1024", "dataloader.evaluator.max_dets_per_image=1000")
 
 
 def test_the_average_is_switched_by_the_released_keys():
     name = "coco/eva02_l_1536_from_o365"
-    assert loaded(name).train.ema.eval_only == "ema"
-    assert loaded(name, "train.model_ema.use_ema_weights_for_eval_only=False").train.ema.eval_only == "raw"
-    off = loaded(name, "train.model_ema.enabled=False").train.ema
+    assert load(name).train.ema.eval_only == "ema"
+    assert load(name, "train.model_ema.use_ema_weights_for_eval_only=False").train.ema.eval_only == "raw"
+    off = load(name, "train.model_ema.enabled=False").train.ema
     assert (off.decay, off.eval_only) == (None, "raw")
-    on = loaded("coco/eva02_b_1024", "train.model_ema.enabled=True", "train.model_ema.decay=0.999", *AVERAGE).train.ema
+    on = load("coco/eva02_b_1024", "train.model_ema.enabled=True", "train.model_ema.decay=0.999", *AVERAGE).train.ema
     assert (on.decay, on.eval_only) == (0.999, "ema")
 
 
 def test_detectron2s_own_keys_mean_what_they_mean_there():
-    config = loaded(
-        "coco/eva02_b_1024", "dataloader.train.total_batch_size=32", "train.init_checkpoint=a.pth", "optimizer.lr=1e-3"
-    )
+    config = load("coco/eva02_b_1024", "dataloader.train.total_batch_size=32", "train.init_checkpoint=a.pth", "optimizer.lr=1e-3")
     assert config.dataloader.train.total_batch_size == 32
     assert config.train.init_checkpoint == "a.pth"
     assert config.optimizer.params.base_lr == 1e-3
@@ -105,7 +99,7 @@ def test_detectron2s_own_keys_mean_what_they_mean_there():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", ["coco/eva02_b_1024", "lvis/eva02_b_1024", "objects365/eva02_l_1536"])
 def test_a_protocol_can_be_set_on_any_config(name: str, protocol: str):
-    config = loaded(name, f"protocol={protocol}")
+    config = load(name, f"protocol={protocol}")
     wanted = named_protocol(protocol)
     if name.startswith("objects365"):
         wanted = wanted.without_masks()
@@ -119,14 +113,19 @@ def test_a_protocol_can_be_set_on_any_config(name: str, protocol: str):
 def test_a_value_given_beside_the_protocol_wins_whatever_the_order():
     given = ["model.roi_heads.select_boxes.iou_threshold=0.55", "protocol=coco_system"]
     for overrides in (given, given[::-1]):
-        assert choices(loaded("coco/eva02_b_1024", *overrides))[0] == SoftNms(iou_threshold=0.55)
+        assert choices(load("coco/eva02_b_1024", *overrides))[0] == SoftNms(iou_threshold=0.55)
+
+
+def test_a_recipe_is_loaded_from_its_file_with_overrides():
+    config = load_recipe(CONFIGS / "coco/eva02_b_1024.py", ["protocol=coco_system", "train.max_iter=7"])
+    assert (config.protocol.name, config.train.max_iter) == ("coco_system", 7)
 
 
 def test_changing_the_protocol_leaves_nothing_of_the_one_before():
-    config = loaded("lvis/eva02_l_1536_from_o365", "protocol=lvis_plain")
-    assert choices(config) == choices(loaded("lvis/eva02_l_1024"))
+    config = load("lvis/eva02_l_1536_from_o365", "protocol=lvis_plain")
+    assert choices(config) == choices(load("lvis/eva02_l_1024"))
     use_protocol(config, named_protocol("lvis_system_o365"))
-    assert choices(config) == choices(loaded("lvis/eva02_l_1536_from_o365"))
+    assert choices(config) == choices(load("lvis/eva02_l_1536_from_o365"))
 
 
 @pytest.mark.parametrize(
@@ -139,11 +138,11 @@ def test_changing_the_protocol_leaves_nothing_of_the_one_before():
     ],
 )
 def test_the_budget_of_masks_never_falls_below_what_is_counted(name: str, override: str, budget: MaskBudget):
-    assert choices(loaded(name, override))[2] == budget
+    assert choices(load(name, override))[2] == budget
 
 
 def test_heads_that_take_no_selector_are_refused():
-    config = loaded("coco/eva02_b_1024")
+    config = load("coco/eva02_b_1024")
     config.model.roi_heads._target_ = "detectron2.modeling.roi_heads.CascadeROIHeads"
     del config.model.roi_heads["select_boxes"]
     with pytest.raises(UserError, match="take no select_boxes"):
@@ -153,4 +152,4 @@ def test_heads_that_take_no_selector_are_refused():
 @pytest.mark.parametrize("text", ["protocol=best", "model.roi_heads.use_soft_nms=[", "model.roi_heads.use_soft_mns=True"])
 def test_a_wrong_name_value_or_key_is_refused(text: str):
     with pytest.raises(UserError):
-        loaded("coco/eva02_b_1024", text)
+        load("coco/eva02_b_1024", text)

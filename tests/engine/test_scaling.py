@@ -1,7 +1,6 @@
 """The scaling contract: what fewer GPUs, less memory and another batch change, and what they leave alone."""
 
 import copy
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,17 @@ from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from eva02_det.engine.memory import estimate_memory
-from eva02_det.engine.recipe import load_recipe
 from eva02_det.engine.scaling import HEADROOM, apply_scaling, images_per_step, memory_limit, warmup_iterations
 from eva02_det.utils.config import load_config
 from eva02_det.utils.errors import UserError
-from tests.configs.recipes import CONFIGS
+from tests.configs.recipes import load
 
 STEPPED = "coco/eva02_l_1024"  # 60 000 x 144 images at 6e-5
 AVERAGED = "coco/eva02_l_1536_from_o365"  # 40 000 x 64 images at 4e-5, constant, weight average of decay 0.9999
 
 
-read = lru_cache(lambda name: load_recipe(CONFIGS / f"{name}.py"))
-
-
 def recipe(name: str = STEPPED, **train: Any) -> DictConfig:
-    config = copy.deepcopy(read(name))
+    config = load(name)
     config.train.update(train)
     return config
 

@@ -1,7 +1,6 @@
 """Learning rate and weight decay of every parameter, and the learning rate over the whole training, as our recipes set them."""
 
-import copy
-from functools import lru_cache
+import re
 from typing import Any
 
 import pytest
@@ -10,22 +9,19 @@ from detectron2.config import instantiate
 from detectron2.solver import LRMultiplier
 from omegaconf import DictConfig
 
-from eva02_det.engine.recipe import load_recipe
-from tests.configs.recipes import CONFIGS
+from tests.configs.recipes import load, own_recipes
 from tests.golden.cases import GoldenCase, golden_cases
 
 
-@lru_cache
-def recipes() -> tuple[DictConfig, ...]:
+def recipes() -> list[DictConfig]:
     """All recipes of the two published sizes with masks, but not those that differ from another one in nothing but the start."""
-    files = [file for folder in ("coco", "lvis") for file in (CONFIGS / folder).glob("eva02_[bl]_*.py")]
-    return tuple(load_recipe(file) for file in sorted(files) if not file.stem.endswith("_m38m"))
+    return [load(name) for name in own_recipes() if re.match("(coco|lvis)/eva02_[bl]_", name) and not name.endswith("_m38m")]
 
 
 def recipe_of(described: dict[str, Any]) -> DictConfig:
     """The one recipe that sets a network, its data and its length as described."""
     (config,) = (one for one in recipes() if all(described[key] == value for key, value in describes(one).items()))
-    return copy.deepcopy(config)
+    return config
 
 
 def describes(config: DictConfig) -> dict[str, Any]:
