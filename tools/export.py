@@ -33,11 +33,11 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def size_of(text: str | None, square: int) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
     """(height, width) of --size."""
-    sides = text.lower().split("x") if text else [str(square)] * 2
+    sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
-        raise UserError(f"--size {text or 'is missing and'} is no height x width in px; write for example --size 1024x1024")
+        raise UserError(f"--size {text} is no height x width in px; write for example --size 1024x1024")
     return int(sides[0]), int(sides[1])
 
 
@@ -45,6 +45,7 @@ def main() -> None:
     chosen = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     source, out = chosen.model or chosen.out, Path(chosen.out)
+    size = size_of(chosen.size) if chosen.size else None
     if chosen.config_file and chosen.checkpoint and not chosen.model:
         more = {"overrides": chosen.overrides, "classes": chosen.classes, "ema": chosen.ema}
         export_model(chosen.config_file, chosen.checkpoint, out, **more)
@@ -53,7 +54,7 @@ def main() -> None:
         raise UserError("give --config-file FILE and --checkpoint FILE, or --model DIR with --onnx")
     if chosen.onnx:
         description = load_folder(source)
-        height, width = size_of(chosen.size, description.architecture.backbone.get("square_pad", 0))
+        height, width = size or [description.architecture.backbone.get("square_pad", 0)] * 2
         target = out / ONNX_FILE.format(height=height, width=width)
         check = export_onnx(description.load(source), target, height=height, width=width)
         errors = ", ".join(f"{name} {error:.1e}" for name, error in check.errors.items())

@@ -17,6 +17,8 @@ from eva02_det.utils.files import atomic_path
 
 CODECS = ("libx264", "mpeg4")  # the first that the installed FFmpeg has; mpeg4 is its own and always there
 TICKS_PER_S = 90_000  # resolution of time stamps, MPEG's own: every common frame rate divides it
+COMPLETE = 0.9  # part of the time that a file promises; its sound may be somewhat longer than its pictures
+MICROSECONDS = 1e6  # a container's own clock ticks in them
 USUAL_RATE = Fraction(25)  # frames a second where a file does not say
 
 
@@ -32,17 +34,17 @@ class Frame:
 def read_frames(path: str | Path) -> Iterator[Frame]:
     """The frames in the order of time, turned as the file says (telephones film upright sideways).
 
-    ImageError, which says how far it came, where the file cannot be decoded or holds no picture.
+    ImageError, which says how far it came, where the file cannot be decoded, breaks off or holds no picture.
     """
     av = _pyav()
-    number = 0
+    number, time_s, length_s = 0, 0.0, 0.0
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ImageError(f"video {path} has no pictures, only sound or text; give another file")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            rate = stream.average_rate or USUAL_RATE
+            rate, length_s = stream.average_rate or USUAL_RATE, _length_s(container, stream)
             for decoded in container.decode(stream):
                 time_s = float(number / rate if decoded.time is None else decoded.time)
                 yield Frame(number, time_s, _upright(decoded))
@@ -51,6 +53,8 @@ def read_frames(path: str | Path) -> Iterator[Frame]:
         raise ImageError(f"video {path} cannot be decoded after {number} frames ({error}); copy or download it again") from error
     if not number:
         raise ImageError(f"video {path} holds no frame that can be decoded; copy or download it again")
+    if time_s + 2 / rate < COMPLETE * length_s:
+        raise ImageError(f"video {path} breaks off after {number} frames, {time_s:.1f} of {length_s:.1f} s; copy it again")
 
 
 class VideoWriter:
@@ -98,6 +102,13 @@ def _open_stream(container: Any, width: int, height: int) -> Any:
     else:
         stream.bit_rate = 8 * width * height  # without it the codec blurs small lettering
     return stream
+
+
+def _length_s(container: Any, stream: Any) -> float:
+    """How long the pictures last according to the file; 0 where it does not say."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / MICROSECONDS
 
 
 def _upright(decoded: Any) -> Pixels:

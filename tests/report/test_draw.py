@@ -1,12 +1,14 @@
 """Drawing: what is painted, where, and that it can be read."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from eva02_det.report.draw import HEADING_PX, SIDE_PX, Objects, class_color, draw, side_by_side
+from eva02_det.report.draw import HEADING_PX, SIDE_PX, Objects, class_color, draw, draw_found, side_by_side
 from eva02_det.utils.errors import UserError
 
 GRAY = 128
@@ -68,6 +70,37 @@ def test_small_pictures_are_enlarged_and_large_ones_shrunk(given: tuple[int, int
     nothing = Objects(np.zeros((0, 4)), np.zeros(0, dtype=int), ())
     assert draw(gray(*given), nothing).size == drawn
     assert SIDE_PX[0] <= max(drawn) <= SIDE_PX[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "drawn"),
+    [
+        ((192, 96), {"grow": False}, (192, 96)),
+        ((3000, 1500), {"shrink": False}, (3000, 1500)),
+        ((1, 3000), {}, (1, 960)),
+        ((1, 1), {}, (560, 560)),
+    ],
+)
+def test_a_size_is_kept_where_that_is_asked_for(given: tuple[int, int], options: dict, drawn: tuple[int, int]):
+    nothing = Objects(np.zeros((0, 4)), np.zeros(0, dtype=int), ())
+    assert draw(gray(*given), nothing, **options).size == drawn
+
+
+def test_lines_are_as_visible_on_a_large_picture_as_on_a_small_one():
+    box = np.array([[1000.0, 1000.0, 2000.0, 2000.0]])
+    drawn = np.asarray(draw(gray(3840, 3840), Objects(box, np.array([0]), ("thing",)), shrink=False))
+    row = drawn[1500, 900:1100]
+    assert (row == class_color(0)).all(axis=1).sum() == pytest.approx(2 * 3840 / SIDE_PX[1], abs=2)
+
+
+def test_the_output_of_a_detector_is_drawn_on_its_picture():
+    objects = one_object(2)
+    tensors = (torch.from_numpy(objects.boxes), torch.from_numpy(objects.class_ids))
+    found = draw_found(np.asarray(gray()), *tensors, ("thing",), torch.tensor([0.5]), torch.from_numpy(objects.masks))
+    expected = draw(gray(), replace(objects, scores=np.array([0.5])))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    small = draw_found(np.zeros((5, 7, 3), np.uint8), *tensors, ("thing",), torch.tensor([0.5]), keep_size=True)
+    assert small.size == (7, 5)
 
 
 def test_boxes_and_masks_grow_with_the_picture():
