@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -17,7 +18,9 @@ from eva02_det.evaluation import runs
 from eva02_det.evaluation.runs import Runs
 from eva02_det.utils.errors import UserError
 
-# Axes: I images, N detections of all of them.
+# Axes: I images, N detections of all of them, or of one, S side of a predicted mask.
+
+UNPASTED = "mask_probabilities"  # of an image: [N, 1, S, S] in place of bitmaps
 
 ImageId = int | str
 
@@ -69,7 +72,10 @@ class Predictions:
 
 
 def pack(image_id: ImageId, instances: Instances) -> Predictions:
-    """One image: the fields pred_boxes, scores, pred_classes and, where present, pred_masks [N, H, W] and mask_scores."""
+    """One image: the fields pred_boxes, scores, pred_classes and, where present, mask_scores and the masks.
+
+    These are bitmaps, pred_masks [N, H, W], or mask_probabilities [N, 1, S, S] to be pasted into the boxes (see lean_masks).
+    """
     corners = _numpy(instances.pred_boxes.tensor)
     return Predictions(
         image_ids=np.array([image_id]),
@@ -78,9 +84,17 @@ def pack(image_id: ImageId, instances: Instances) -> Predictions:
         boxes=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
         scores=_numpy(instances.scores),
         classes=_numpy(instances.pred_classes).astype(np.int32),
-        masks=runs.encode(instances.pred_masks) if instances.has("pred_masks") else None,
+        masks=_masks(instances),
         mask_scores=_numpy(instances.mask_scores) if instances.has("mask_scores") else None,
     )
+
+
+def encode_pasted(probabilities: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int]) -> Runs:
+    """[N, 1, S, S] in boxes [N, 4] x0, y0, x1, y1 -> N masks of the image, some at a time."""
+    height, width = image_size
+    at_once = max(1, runs.PIXELS_AT_ONCE // max(1, height * width))
+    parts = zip(probabilities[:, 0].split(at_once), boxes.split(at_once))
+    return runs.join([runs.encode(paste_masks_in_image(*part, image_size)) for part in parts if len(part[0])])
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
@@ -188,6 +202,12 @@ def _compressed(result: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(counts, list):
         return coco_mask.frPyObjects(dict(stored), *stored["size"])
     return {"size": stored["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else bytes(counts)}
+
+
+def _masks(instances: Instances) -> Runs | None:
+    if instances.has(UNPASTED):
+        return encode_pasted(instances.get(UNPASTED), instances.pred_boxes.tensor, instances.image_size)
+    return runs.encode(instances.pred_masks) if instances.has("pred_masks") else None
 
 
 _NOTHING = Predictions(
