@@ -15,8 +15,8 @@ With activation checkpointing a block keeps 4 D N, and one block at a time all o
 input. What other backbones, proposals, box heads (512 regions a stage) and mask head (all regions that may be foreground) keep
 is counted by running their layers on tensors without memory.
 
-`tests/engine/test_memory.py` holds all this against what a forward pass really keeps. The allowance for kernels, temporaries and
-fragmentation (`CONTEXT_GIB`, `SLACK`) was not measured on a GPU.
+`tests/engine/test_memory.py` holds all this against what a forward pass really keeps (15 % margin) and against the peak of whole
+training steps on the CPU. The allowance for the context and kernels of a GPU (`CONTEXT_GIB`) was not measured.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from eva02_det.utils.errors import UserError
 
 GIB = 2**30
 CONTEXT_GIB = 1.0  # CUDA context, libraries and the work space of their kernels
-SLACK = 0.1  # of what the images keep: temporaries and fragmentation
+SLACK = 0.1  # of what the images keep: temporaries, as measured on the CPU
 
 
 @dataclass(frozen=True)

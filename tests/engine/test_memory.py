@@ -1,6 +1,7 @@
 """The memory estimate against what a forward pass really keeps for its backward pass, measured on the CPU."""
 
 import itertools
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,9 +11,11 @@ from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, OmegaConf
+from torch.profiler import ProfilerActivity, profile
 
 from configs.common.models import HeadSizes, Proposals, cascade_mask_rcnn, trv
 from eva02_det.engine import memory
+from eva02_det.engine.optim import build_adamw
 from eva02_det.engine.saved_tensors import saved_bytes
 from eva02_det.utils.errors import UserError
 
@@ -90,6 +93,38 @@ def test_a_whole_training_pass_keeps_what_the_parts_add_up_to(net: dict[str, Any
         measured = saved_bytes(instantiate(tree).train(), [picture()])
     parts = memory.backbone_bytes(empty.backbone, SIDE, 4) | memory.heads_bytes(empty, SIDE)
     assert sum(parts.values()) == pytest.approx(measured, rel=MARGIN)
+
+
+def allocated_at_most(step: Callable[[], None]) -> int:
+    """Bytes on the CPU above what was there before, at the worst moment."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes))
+
+
+@pytest.mark.parametrize(
+    "net", [{}, {"use_act_checkpoint": True}, {"depth": 12, "sub_ln": True}], ids=["small", "checkpointed", "deep"]
+)
+def test_a_real_training_step_stays_within_the_estimate_but_not_far_below(net: dict[str, Any]):
+    """Forward, backward and update of two images, gradients and temporaries included."""
+    config = OmegaConf.create({"train": {}}, flags={"allow_objects": True})
+    config.model = detector(**net)
+    model = instantiate(config.model).train()
+    optimizer = build_adamw(list(model.parameters()), lr=1e-4)
+
+    def step() -> None:
+        with EventStorage(0):
+            sum(model([picture(), picture()]).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()  # from here on the moments exist
+    measured = allocated_at_most(step)
+    estimate = memory.estimate_memory(config)
+    planned = estimate.fixed["gradients"] + 2 * (1 + memory.SLACK) * sum(estimate.per_image.values())
+    assert 0.95 <= planned / measured <= 1.35
 
 
 def test_a_checkpointed_net_keeps_the_input_of_each_block_and_the_inside_of_one():
