@@ -89,17 +89,16 @@ class ModelDescription:
 def describe(config: DictConfig, *, classes: str | Path | None = None) -> ModelDescription:
     """The detector of a whole config.
 
-    classes: file with the class names, see `read_classes`. None: those of the config's test set where its annotation file is
-    at hand; where it is not the classes are numbered, with a warning.
+    classes: file with the class names, see `read_classes`. None: those that the config states (`classes`), else those of its
+    test set where the annotation file is at hand; otherwise the classes are numbered, with a warning.
     """
     if get(config, "model") is None:
         raise UserError("the config has no model, so there is nothing to build; give the config of a detector")
     names = get(config, "dataloader.test.dataset.names")
     dataset = names if isinstance(names, str) else next(iter(names or ()), None)
-    architecture = for_inference(config.model)
-    known, ids = read_classes(classes) if classes else _classes_of(dataset, int(architecture.roi_heads.num_classes))
+    known, ids = read_classes(classes) if classes else _classes_of(config, dataset)
     return ModelDescription(
-        architecture=architecture,
+        architecture=for_inference(config.model),
         classes=known,
         preprocessing=preprocessing_of(config),
         category_ids=ids,
@@ -159,15 +158,24 @@ def uses_average(config: DictConfig) -> bool:
     return get(config, "train.ema.eval_only") == "ema"
 
 
-def _classes_of(dataset: str | None, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    file = None if dataset is None else _annotation_file(dataset)
+def _classes_of(config: DictConfig, dataset: str | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and ids; the ids are those of the annotations where these have the classes that the config states."""
+    stated, file = tuple(get(config, "classes", ())), _annotation_file(config, dataset)
     if file is not None:
-        return read_classes(file)
+        known, ids = read_classes(file)
+        return (known, ids) if stated in ((), known) else (stated, ())
+    if stated:
+        return stated, ()
     log.warning("no annotation file of %s is at hand, so the classes go by their numbers; name them with --classes FILE", dataset)
+    count = int(config.model.roi_heads.num_classes)
     return tuple(f"class {number}" for number in range(1, count + 1)), ()
 
 
-def _annotation_file(dataset: str) -> Path | None:
+def _annotation_file(config: DictConfig, dataset: str | None) -> Path | None:
+    """Of the user's own data, else of a data set that is known by its name."""
+    own = get(config, "custom_data.val.json_file") or get(config, "custom_data.train.json_file")
+    if own is not None or dataset is None:
+        return Path(own) if own and Path(own).is_file() else None
     try:
         require_datasets(dataset)
     except UserError:  # perhaps only the pictures are missing, which are not needed here

@@ -53,6 +53,18 @@ def test_without_annotations_the_classes_are_numbered_with_a_warning(config: Dic
     assert "--classes" in caplog.text
 
 
+def test_the_classes_of_a_training_on_own_data_are_those_that_its_config_states(config: DictConfig, tmp_path: Path):
+    config.classes = ["v", "w", "x", "y", "z"]
+    config.custom_data = {"train": {"json_file": str(tmp_path / "mine.json"), "image_root": "."}}
+    assert describe(config).classes == ("v", "w", "x", "y", "z")  # the file has gone
+    assert describe(config).category_ids == ()
+    mine = [{"id": number * number, "name": name} for number, name in enumerate("vwxyz", start=2)]
+    (tmp_path / "mine.json").write_text(json.dumps({"categories": mine}))
+    assert describe(config).category_ids == (4, 9, 16, 25, 36)
+    (tmp_path / "mine.json").write_text(json.dumps({"categories": mine[:2]}))  # another one in its place
+    assert describe(config).classes == ("v", "w", "x", "y", "z")
+
+
 def test_names_are_read_from_a_text_file_and_from_a_coco_file(config: DictConfig, tmp_path: Path):
     (tmp_path / "names.txt").write_text("one\n\n two words \nthree\nfour\nfive\n")
     assert describe(config, classes=tmp_path / "names.txt").classes == ("one", "two words", "three", "four", "five")
