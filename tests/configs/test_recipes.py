@@ -18,6 +18,7 @@ from eva02_det.modeling.protocols import PROTOCOLS, named_protocol
 from eva02_det.modeling.selectors import HardNms, SoftNms
 from tests.configs.recipes import CONFIGS, load, own_recipes, published, published_recipes
 
+README = CONFIGS.parent / "README.md"
 HUB = "hf://Yuxin-CV/EVA-02/eva02/"
 # what a config states but does not compute with: expectations and remarks of the table
 ONLY_TOLD = {"paper", "expected_box_ap", "expected_mask_ap", "note"}
@@ -281,6 +282,33 @@ def test_a_recipe_is_tested_by_the_protocol_that_it_names(name: str):
 
 def test_every_protocol_is_used_by_a_recipe():
     assert {built(name).config.protocol.name for name in RECIPES} == set(PROTOCOLS)
+
+
+def table() -> dict[str, list[str]]:
+    """Rows of the first table of the README by recipe."""
+    rows = [line.split("|")[1:-1] for line in README.read_text().splitlines() if line.startswith("| `")]
+    return {cells[0].strip(" `"): [cell.strip(" `") for cell in cells[1:]] for cells in rows if "eva02_" in cells[0]}
+
+
+@pytest.mark.parametrize(("name", "values"), published_recipes())
+def test_the_readme_tells_the_published_numbers_protocol_and_start(name: str, values: dict[str, Any]):
+    box, mask, protocol, start, result, tables = table()[name]
+    assert (box, mask) == tuple(
+        f"{values[key]:.4f}" if key in values else other
+        for key, other in (("expected_box_ap", "-"), ("expected_mask_ap", "no masks"))
+    )
+    config = built(name).config
+    assert (protocol, HUB + start) == (config.protocol.name, config.train.init_checkpoint)
+    assert values["paper"].removeprefix("Table ") in tables
+    assert result.startswith("eva02_")
+
+
+def test_the_readme_names_every_recipe_and_protocol():
+    text = README.read_text()
+    small = {f"{folder}/eva02_{size}_1024" for folder in ("coco", "lvis") for size in ("ti", "s")}
+    assert "`{coco,lvis}/eva02_{ti,s}_1024`" in text
+    assert not [name for name in set(own_recipes()) - small if f"`{name}`" not in text]
+    assert not [name for name in PROTOCOLS if f"| `{name}` |" not in text]
 
 
 def _equal(found: Any, wanted: Any) -> bool:
