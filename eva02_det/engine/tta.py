@@ -1,5 +1,8 @@
 """Test-time augmentation in an evaluation: what the config's node `tta` asks for."""
 
+from collections.abc import Callable
+from functools import partial
+
 from detectron2.modeling import GeneralizedRCNN
 from omegaconf import DictConfig
 from torch import nn
@@ -21,16 +24,29 @@ def usual_scales(long_side_px: int) -> tuple[int, ...]:
 
 
 def with_tta(config: DictConfig, model: GeneralizedRCNN) -> nn.Module:
-    """The model, wrapped where the config has `tta: {scales: [px, ...], flip: true}`; scales may be null for the usual ones.
+    """The model, wrapped as `tta_wrapper` says."""
+    return tta_wrapper(config)(model)
 
-    The test loader is told to hand over pictures as they were decoded, so call this before the loader is built.
+
+def tta_wrapper(config: DictConfig) -> Callable[[GeneralizedRCNN], nn.Module]:
+    """What wraps the model where the config has `tta: {scales: [px, ...], flip: true}`, scales null for the usual ones.
+
+    Without that node the model stays as it is. With it the test loader of the config is told to hand over pictures as they
+    were decoded, so call this before the loader is built.
     """
     if get(config, "tta") is None or get(config, "tta.enabled", True) is False:
-        return model
+        return _unchanged
     unknown = set(config.tta) - {"enabled", "scales", "flip"}
     if unknown:
         raise UserError(f"tta.{min(unknown)} in the config is not known; tta takes scales, flip and enabled")
     scales = get(config, "tta.scales") or usual_scales(preprocessing_of(config).long_side_px)
-    wrapped = TTA(model, scales=[int(side) for side in scales], flip=bool(get(config, "tta.flip", True)))
     config.dataloader.test.mapper.augmentations = []
-    return wrapped.eval()
+    return partial(_wrapped, scales=[int(side) for side in scales], flip=bool(get(config, "tta.flip", True)))
+
+
+def _wrapped(model: GeneralizedRCNN, *, scales: list[int], flip: bool) -> nn.Module:
+    return TTA(model, scales=scales, flip=flip).eval()
+
+
+def _unchanged(model: GeneralizedRCNN) -> nn.Module:
+    return model
