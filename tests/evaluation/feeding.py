@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 
@@ -40,6 +40,15 @@ def outputs(results: list[dict], image: int, masks: bool = True, mask_scores: bo
     if mask_scores:
         found.mask_scores = torch.tensor([one["mask_score"] for one in mine], dtype=torch.float64)
     return found
+
+
+def shown(evaluator: DatasetEvaluator, results: list[dict], images: Iterable[int]) -> dict:
+    """What detectron2's evaluation loop returns for a detector that finds these results."""
+
+    def detector(inputs: list[dict]) -> list[dict]:
+        return [{"instances": outputs(results, record["image_id"])} for record in inputs]
+
+    return inference_on_dataset(detector, [[{"image_id": image}] for image in images], evaluator)
 
 
 def feed(evaluator: DatasetEvaluator, results: list[dict], images: Iterable[int] = IMAGES, **fields: bool) -> DatasetEvaluator:
