@@ -3,6 +3,7 @@
 The override keys that the authors of EVA-02 document for their own tool are translated here, and nowhere else.
 """
 
+import copy
 import logging
 from collections.abc import Iterable
 from dataclasses import fields
@@ -44,7 +45,11 @@ def override_recipe(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     The protocol comes first, so that a more specific override changes a value of it. The budget of masks is raised to what
     the evaluation counts in the end, so that it never costs accuracy.
     """
-    apply_overrides(config, translate_overrides(config, overrides))
+    rest = translate_overrides(config, overrides)
+    chosen = _choices(config)
+    apply_overrides(config, rest)
+    if _choices(config) != chosen:
+        config.protocol = {"name": "custom"}
     cover_evaluation(config)
     return config
 
@@ -108,6 +113,12 @@ def counts_as_lvis(config: DictConfig) -> bool:
     """Whether the config's evaluation counts detections over all classes of an image, as LVIS does, not class by class."""
     target = get(config, "dataloader.evaluator._target_", "")
     return str(getattr(target, "__name__", target)).endswith("LvisEvaluator")
+
+
+def _choices(config: DictConfig) -> list[Any]:
+    """What a protocol decides, as it stands in the config."""
+    places = [f"{HEADS}.{key}" for key in ("select_boxes", "rescore_masks", "mask_budget")]
+    return [copy.deepcopy(get(config, place)) for place in (*places, DETECTIONS, "train.ema.eval_only")]
 
 
 def _use_heads(config: DictConfig, protocol: Protocol) -> None:

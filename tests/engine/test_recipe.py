@@ -113,7 +113,14 @@ def test_a_protocol_can_be_set_on_any_config(name: str, protocol: str):
 def test_a_value_given_beside_the_protocol_wins_whatever_the_order():
     given = ["model.roi_heads.select_boxes.iou_threshold=0.55", "protocol=coco_system"]
     for overrides in (given, given[::-1]):
-        assert choices(load("coco/eva02_b_1024", *overrides))[0] == SoftNms(iou_threshold=0.55)
+        config = load("coco/eva02_b_1024", *overrides)
+        assert choices(config)[0] == SoftNms(iou_threshold=0.55)
+        assert config.protocol.name == "custom"
+
+
+def test_other_overrides_leave_the_protocol_its_name():
+    config = load("coco/eva02_l_1536_win32", "train.max_iter=10", "model.roi_heads.num_classes=3", "optimizer.lr=1e-5")
+    assert config.protocol.name == "coco_system"
 
 
 def test_a_recipe_is_loaded_from_its_file_with_overrides():
