@@ -47,5 +47,7 @@ def _repeat_factors(records: list[dict[str, Any]], threshold: float) -> Tensor:
     """How often each image is wanted in a pass. [N] >= 1."""
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
     more = int((factors > 1).sum())
-    log.info("repeat factors at %g: %d of %d images come more than once, %.0f a pass", threshold, more, len(factors), factors.sum())
+    log.info(
+        "repeat factors at %g: %d of %d images come more than once, %.0f a pass", threshold, more, len(factors), factors.sum()
+    )
     return factors
