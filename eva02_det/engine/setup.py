@@ -19,7 +19,9 @@ from eva02_det.engine.scaling import apply_scaling
 from eva02_det.launch.process_group import under_torchrun
 from eva02_det.utils.config import apply_overrides, get, load_config
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.files import write_bytes
 
+CONFIG_FILE = "config.yaml"  # detectron2's name for the config in a run folder
 logger = logging.getLogger(__name__)
 
 
@@ -73,11 +75,17 @@ def processes(options: argparse.Namespace) -> int:
 def set_up(config: DictConfig, options: argparse.Namespace, said: Sequence[str] = ()) -> None:
     """Fit a training to the machine; make the run folder, log to it, save the config, seed every rank.
 
-    What runs where is logged, and so is what was `said` about the config.
+    What runs where is logged, and so is what was `said` about the config. An evaluation leaves the config.yaml of a training
+    run as it is.
     """
     said = [*said, *([] if options.eval_only else apply_scaling(config, comm.get_world_size()))]
+    output_dir = Path(get(config, "train.output_dir", "output"))
+    saved = output_dir / CONFIG_FILE
+    of_training = saved.read_bytes() if options.eval_only and saved.is_file() else None
     default_setup(config, options)
-    setup_logger(str(get(config, "train.output_dir", "output")), distributed_rank=comm.get_rank(), name="eva02_det")
+    if of_training is not None and comm.is_main_process():
+        write_bytes(saved, of_training)
+    setup_logger(str(output_dir), distributed_rank=comm.get_rank(), name="eva02_det")
     logger.info(_provider.describe())
     for sentence in said:
         logger.info(sentence)
@@ -92,7 +100,7 @@ def _weights(options: argparse.Namespace) -> str:
 
 def _config_beside(weights: str) -> str:
     """The config.yaml of the run that wrote a checkpoint; empty where there is none."""
-    file = Path(weights).parent / "config.yaml"
+    file = Path(weights).parent / CONFIG_FILE
     return str(file) if Path(weights).is_file() and file.is_file() else ""
 
 

@@ -1,19 +1,29 @@
 """The training tool as a user calls it: it trains, resumes and evaluates, and says in one sentence what is wrong."""
 
 import json
+import logging
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from detectron2.utils.logger import setup_logger
+
+from eva02_det.engine.export import export_model
+from tests.engine.small_run import forget, write_annotations, write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "projects/demo/configs/nano_scenes.py"
 QUICK = ("dataloader.train.num_workers=0", "dataloader.test.num_workers=0", "train.log_period=1")
 CLASSES = ("disc", "box", "triangle", "star", "ring")
+
+Caller = Callable[..., str]
 
 
 def tool(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,29 +38,18 @@ def tool(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
     """What a refused run says: the last line of its errors, without a traceback before it."""
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "Traceback" not in done.stderr, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
+    return only_error(done.stderr)
+
+
+def only_error(text: str) -> str:
+    assert "Traceback" not in text, text
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, text
     return lines[0]
 
 
-def write_set(root: Path, split: str, count: int = 4) -> dict:
-    """Grey pictures with one bright box each; returns the annotations, also on disk."""
-    folder = root / "scenes" / split
-    folder.mkdir(parents=True)
-    images, annotations = [], []
-    for number in range(1, count + 1):
-        picture = Image.new("RGB", (96, 80), (90, 90, 90))
-        picture.paste((250, 20 * number, 60), (10, 20, 50, 60))
-        picture.save(folder / f"{number}.jpg")
-        images.append({"id": number, "file_name": f"{number}.jpg", "width": 96, "height": 80})
-        outline = [[10, 20, 50, 20, 50, 60, 10, 60]]
-        box = {"bbox": [10, 20, 40, 40], "area": 1600, "iscrowd": 0, "segmentation": outline}
-        annotations.append({"id": number, "image_id": number, "category_id": 1 + number % 5, **box})
-    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    save(root, split, content)
-    return content
+def write_scenes(root: Path, split: str, count: int = 4) -> dict[str, Any]:
+    return write_set(root, split, count, classes=CLASSES, name="scenes")
 
 
 def losses_of(run: Path) -> list[dict]:
@@ -59,38 +58,127 @@ def losses_of(run: Path) -> list[dict]:
     return [line for line in lines if "total_loss" in line]
 
 
-def save(root: Path, split: str, content: dict) -> None:
-    (root / "scenes" / "annotations").mkdir(exist_ok=True)
-    (root / "scenes" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+@pytest.fixture
+def own_loggers() -> Iterator[None]:
+    """A run sets up the loggers of its process: undone afterwards, for the other tests in it."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "eva02_det")]
+    before = [(logger, list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    setup_logger.cache_clear()
+    yield
+    setup_logger.cache_clear()
+    for logger, handlers, propagate, level in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_loggers: None) -> Caller:
+    """Runs the tool inside this process, which spares its start; returns what it prints, or its error with status 2."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    forget("scenes_train", "scenes_val")
+
+    def run(*arguments: str, status: int = 0, config: str | None = CONFIG) -> str:
+        given = ["--config-file", config] if config else []
+        overrides = [f"train.output_dir={tmp_path / 'run'}", *QUICK[2 * (config is None) :]]
+        if not any(one.startswith("train.output_dir") for one in arguments):
+            arguments = (*arguments, *overrides)
+        monkeypatch.setattr(sys, "argv", ["lazyconfig_train_net.py", *given, *arguments])
+        capsys.readouterr()
+        if not status:
+            runpy.run_path("tools/lazyconfig_train_net.py", run_name="__main__")
+            return capsys.readouterr().out
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path("tools/lazyconfig_train_net.py", run_name="__main__")
+        assert stopped.value.code == status
+        return only_error(capsys.readouterr().err)
+
+    return run
+
+
+@pytest.fixture
+def refused(call: Caller) -> Caller:
+    return partial(call, status=2)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    write_set(tmp_path, "train")
-    write_set(tmp_path, "val", 2)
+    write_scenes(tmp_path, "train")
+    write_scenes(tmp_path, "val", 2)
     return tmp_path
 
 
-def test_a_run_trains_saves_evaluates_resumes_and_is_evaluated_again(data: Path):
+def predictions(run: Path) -> str:
+    return (run / "inference" / "coco_instances_results.json").read_text()
+
+
+def test_a_run_trains_saves_evaluates_resumes_and_is_evaluated_again(data: Path, call: Caller):
     first = tool(data, "train.max_iter=2", "train.eval_period=2", "train.checkpointer.period=1")
     assert first.returncode == 0, first.stderr[-3000:]
     run = data / "run"
     assert torch.load(run / "model_final.pth", weights_only=True)["iteration"] == 1
     assert {"total_loss", "lr", "data_time", "iteration"} <= set(losses_of(run)[-1])
     assert list(run.glob("events.out.tfevents*"))
-    assert (run / "config.yaml").is_file()
-    predictions = (run / "inference" / "coco_instances_results.json").read_text()
+    written, config = predictions(run), (run / "config.yaml").read_text()
     assert set(json.loads((run / "inference" / "results.json").read_text())) == {"bbox", "segm"}
 
-    resumed = tool(data, "--resume", "train.max_iter=3", "train.eval_period=0")
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    call("--resume", "train.max_iter=3", "dataloader.evaluator=null")
     assert torch.load(run / "model_final.pth", weights_only=True)["iteration"] == 2
     assert [line["iteration"] for line in losses_of(run)] == [0, 1, 2]
 
-    weights = f"train.init_checkpoint={run / 'model_0000001.pth'}"
-    again = tool(data, "--eval-only", weights)
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert (run / "inference" / "coco_instances_results.json").read_text() == predictions
+    (run / "config.yaml").write_text(config)
+    call("--eval-only", f"train.init_checkpoint={run / 'model_0000001.pth'}")
+    assert predictions(run) == written
+    (run / "inference" / "coco_instances_results.json").unlink()
+    call("--eval-only", "--model", str(run / "model_0000001.pth"), config=None)  # the config.yaml beside it tells the rest
+    assert predictions(run) == written
+    assert (run / "config.yaml").read_text() == config
+
+
+def test_an_exported_model_is_evaluated_without_a_flag_and_by_its_own_protocol(data: Path, call: Caller):
+    call("train.max_iter=1", "dataloader.evaluator=null", "protocol=coco_system")
+    run, folder = data / "run", data / "exported"
+    call("--eval-only", f"train.init_checkpoint={run / 'model_final.pth'}", "protocol=coco_system")
+    export_model(CONFIG, run / "model_final.pth", folder, overrides=["protocol=coco_system"])
+    elsewhere = f"train.output_dir={data / 'elsewhere'}"
+    call("--eval-only", "--model", str(folder), elsewhere, config=None)
+    assert predictions(data / "elsewhere") == predictions(run)
+    assert "mask_score" in predictions(run), "which the protocol of the config file does not give"
+    # a config beside it gives the data; the model and its protocol stay those of the folder
+    call("--eval-only", f"train.init_checkpoint={folder}", f"train.output_dir={data / 'with_config'}")
+    assert predictions(data / "with_config") == predictions(run)
+
+
+def test_an_exported_model_is_not_evaluated_on_other_classes(data: Path, call: Caller, refused: Caller):
+    call("train.max_iter=1", "dataloader.evaluator=null")
+    export_model(CONFIG, data / "run" / "model_final.pth", data / "exported")
+    content = write_set(data, "val", classes=("disc", "box", "triangle", "ring", "star"), name="other")
+    files = ("--data", str(data / "other/annotations/instances_val.json"), "--images", str(data / "other/val"))
+    said = refused("--eval-only", "--model", str(data / "exported"), *files, config=None)
+    assert len(content["categories"]) == 5
+    assert "differ from number 4 on (star, ... and ring, ...)" in said
+
+
+def test_the_documented_override_keys_of_the_authors_choose_their_protocol(data: Path, call: Caller):
+    call("train.max_iter=1", "dataloader.evaluator=null")
+    heads = {"use_soft_nms": "True", "class_wise": "True", "method": "linear", "iou_threshold": 0.6, "override_score_thresh": 0.0}
+    keys = [f"model.roi_heads.{key}={value}" for key, value in {**heads, "maskness_thresh": 0.5}.items()]
+    call("--eval-only", f"train.init_checkpoint={data / 'run' / 'model_final.pth'}", *keys)
+    released = predictions(data / "run")
+    call("--eval-only", f"train.init_checkpoint={data / 'run' / 'model_final.pth'}", "protocol=coco_system")
+    ours = json.loads(predictions(data / "run"))
+    assert ours
+    assert "mask_score" in ours[0]
+    assert len(json.loads(released)) >= len(ours), "the protocol leaves out what no evaluation counts"
+    assert {json.dumps(one) for one in ours} <= {json.dumps(one) for one in json.loads(released)}
+
+
+def test_a_dry_run_says_what_a_run_needs_and_leaves_nothing_behind(tmp_path: Path, call: Caller):
+    said = call("--dry-run", "--num-gpus", "4", "train.batch=16")
+    assert "train.batch=16 in place of 8" in said
+    assert "parameters" in said
+    assert "scenes_train not found here" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.distributed
@@ -102,16 +190,15 @@ def test_two_processes_on_one_machine_train_and_evaluate(data: Path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_with_finite_losses(data: Path, precision: str):
-    done = tool(data, "train.max_iter=2", "train.eval_period=0", "train.amp.enabled=True", f"train.amp.precision={precision}")
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_half_precision_trains_with_finite_losses(data: Path, call: Caller, precision: str):
+    call("train.max_iter=2", "dataloader.evaluator=null", "train.amp.enabled=True", f"train.amp.precision={precision}")
     losses = [line["total_loss"] for line in losses_of(data / "run")]
     assert losses
     assert all(0 < loss < 100 for loss in losses)
 
 
-def test_an_unknown_override_key_is_named_with_the_nearest_known_one(data: Path):
-    assert "did you mean 'max_iter'" in sentence(tool(data, "train.max_itr=5"))
+def test_an_unknown_override_key_is_named_with_the_nearest_known_one(refused: Caller):
+    assert "did you mean 'max_iter'" in refused("train.max_itr=5")
 
 
 def test_a_missing_data_set_is_named_with_the_remedy(tmp_path: Path):
@@ -120,52 +207,43 @@ def test_a_missing_data_set_is_named_with_the_remedy(tmp_path: Path):
     assert "DETECTRON2_DATASETS" in said
 
 
-def test_a_missing_image_is_found_before_training(data: Path):
+def test_a_missing_image_is_found_before_training(data: Path, refused: Caller):
     (data / "scenes" / "train" / "3.jpg").unlink()
-    said = sentence(tool(data))
-    assert "3.jpg" in said
+    assert "3.jpg" in refused()
     assert not list((data / "run").glob("*.pth"))
 
 
-def test_a_truncated_jpeg_is_named(data: Path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_jpeg_is_named_once_whoever_reads_it(data: Path, refused: Caller, workers: int):
     for path in (data / "scenes" / "train").iterdir():
         path.write_bytes(path.read_bytes()[:400])
-    said = sentence(tool(data, "train.max_iter=1"))
-    assert ".jpg" in said
+    assert ".jpg" in refused("train.max_iter=1", f"dataloader.train.num_workers={workers}")
 
 
-def test_a_truncated_jpeg_in_a_loader_process_is_named_once(data: Path):
-    for path in (data / "scenes" / "train").iterdir():
-        path.write_bytes(path.read_bytes()[:400])
-    said = sentence(tool(data, "train.max_iter=1", "dataloader.train.num_workers=1"))
-    assert ".jpg" in said
-
-
-def test_an_annotation_that_is_not_a_number_is_named(data: Path):
+def test_an_annotation_that_is_not_a_number_is_named(data: Path, refused: Caller):
     content = json.loads((data / "scenes/annotations/instances_train.json").read_text())
     content["annotations"][1]["bbox"][2] = float("nan")
-    save(data, "train", content)
-    said = sentence(tool(data, "train.max_iter=1"))
+    write_annotations(data, "train", content, name="scenes")
+    said = refused("train.max_iter=1")
     assert "2" in said
     assert "instances_train.json" in said
 
 
-def test_a_box_outside_the_image_is_dropped_with_a_warning_and_an_empty_image_is_evaluated(data: Path):
+def test_a_box_outside_the_image_is_dropped_with_a_warning_and_an_empty_image_is_evaluated(data: Path, call: Caller):
     for split in ("train", "val"):
         content = json.loads((data / f"scenes/annotations/instances_{split}.json").read_text())
         content["annotations"][0] |= {"bbox": [500, 500, 40, 40], "segmentation": [[500, 500, 540, 500, 540, 540, 500, 540]]}
         content["annotations"] = [a for a in content["annotations"] if a["id"] != 2]
-        save(data, split, content)
-    done = tool(data, "train.max_iter=1", "train.eval_period=1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    text = done.stdout + done.stderr
-    assert "outside" in text
+        write_annotations(data, split, content, name="scenes")
+    call("train.max_iter=1", "train.eval_period=1")
+    assert "outside" in (data / "run" / "log.txt").read_text()
+    assert predictions(data / "run")
 
 
-def test_weights_of_another_model_are_refused_with_the_first_difference(data: Path):
+def test_weights_of_another_model_are_refused_with_the_first_difference(data: Path, refused: Caller):
     torch.save({"model": {"backbone.bottom_up.stem.conv1.weight": torch.zeros(3)}}, data / "other.pth")
-    said = sentence(tool(data, "--eval-only", f"train.init_checkpoint={data / 'other.pth'}"))
-    assert "other.pth is not one of this model" in said
+    said = refused("--eval-only", f"train.init_checkpoint={data / 'other.pth'}")
+    assert "other.pth (detector) is not one of this model" in said
     assert "backbone.bottom_up.stem.conv1.weight" in said
 
 
@@ -176,25 +254,42 @@ def test_weights_of_another_model_are_refused_with_the_first_difference(data: Pa
         ("model.backbone.net.global_block_indexes=[2,9]", r"global_block_indexes names [9]"),
     ],
 )
-def test_an_impossible_model_is_refused_with_the_option_to_correct(data: Path, override: str, named: str):
-    assert named in sentence(tool(data, "train.max_iter=1", override))
+def test_an_impossible_model_is_refused_with_the_option_to_correct(data: Path, refused: Caller, override: str, named: str):
+    assert named in refused("train.max_iter=1", override)
 
 
-def test_weights_that_do_not_exist_are_refused(data: Path):
-    assert "nowhere.pth does not exist" in sentence(tool(data, "--eval-only", "train.init_checkpoint=nowhere.pth"))
+def test_weights_that_do_not_exist_are_refused(data: Path, refused: Caller):
+    assert "nowhere.pth does not exist" in refused("--eval-only", "train.init_checkpoint=nowhere.pth")
 
 
-def test_evaluation_without_weights_is_refused(data: Path):
-    assert "train.init_checkpoint=FILE" in sentence(tool(data, "--eval-only"))
+def test_evaluation_without_weights_is_refused(data: Path, refused: Caller):
+    assert "train.init_checkpoint=FILE" in refused("--eval-only")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_gpu_is_said_before_anything_is_read(data: Path):
-    assert "train.device=cpu" in sentence(tool(data, "train.device=cuda"))
+def test_a_missing_gpu_is_said_before_anything_is_read(data: Path, refused: Caller):
+    assert "train.device=cpu" in refused("train.device=cuda")
 
 
-def test_a_precision_that_does_not_exist_is_refused(data: Path):
-    assert "fp32, bf16, fp16" in sentence(tool(data, "train.amp.enabled=True", "train.amp.precision=int8"))
+def test_a_precision_that_does_not_exist_is_refused(data: Path, refused: Caller):
+    assert "fp32, bf16, fp16" in refused("train.amp.enabled=True", "train.amp.precision=int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--data", "a.json"), "--data and --images belong together"),
+        (("--images", "a"), "--data and --images belong together"),
+        (("--val-data", "a.json"), "--val-data needs --val-images"),
+        (("--val-data", "a.json", "--val-images", "a"), "--val-data without --data"),
+    ],
+)
+def test_options_that_need_each_other_are_named(refused: Caller, options: tuple[str, ...], named: str):
+    assert named in refused(*options)
+
+
+def test_a_run_without_config_is_refused(refused: Caller):
+    assert "--config-file FILE" in refused(config=None)
 
 
 @pytest.mark.distributed
