@@ -12,9 +12,10 @@ import sys
 from PIL import Image
 
 from eva02_det import Predictor
-from eva02_det.engine.images import Pixels, find_inputs
+from eva02_det.engine.images import Inputs, Pixels, find_inputs
 from eva02_det.engine.predict_files import FilesRun, Summary
 from eva02_det.engine.predictor import Prediction
+from eva02_det.engine.tta import scales_of
 from eva02_det.report.draw import draw_found
 from eva02_det.utils.errors import UserError, run_tool
 
@@ -32,15 +33,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch-size", type=int, default=1, help="pictures or frames that go through the model together")
     options.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
     options.add_argument("--protocol", metavar="NAME", help="test protocol in place of the model's: plain, coco_system, ...")
-    options.add_argument("--tta", type=int, nargs="*", metavar="PX", help="look mirrored and at several sizes (long sides in px)")
+    options.add_argument("--tta", action="store_true", help="test-time augmentation: look at several sizes, mirrored too")
+    options.add_argument("--tta-scales", metavar="PX,PX", help="--tta with these long sides, for example 1280,1536,1792")
     options.add_argument("--ema", action=argparse.BooleanOptionalAction, help="averaged weights (default: as the config says)")
     options.add_argument("--limit", type=int, help="at most so many pictures, and so many frames of each video")
     return options
 
 
 def predictor(chosen: argparse.Namespace) -> Predictor:
-    common = {"device": chosen.device, "protocol": chosen.protocol, "tta": chosen.tta or chosen.tta is not None}
-    common |= {"score_threshold": chosen.score_threshold, "batch_size": chosen.batch_size}
+    common = {name: getattr(chosen, name) for name in ("device", "protocol", "score_threshold", "batch_size")}
+    common["tta"] = scales_of(chosen.tta_scales) if chosen.tta_scales else chosen.tta
     if chosen.model and not (chosen.config_file or chosen.checkpoint or chosen.set or chosen.classes or chosen.ema is not None):
         return Predictor.from_folder(chosen.model, **common)
     if chosen.model or not (chosen.config_file and chosen.checkpoint):
@@ -56,9 +58,10 @@ def paint(pixels: Pixels, found: Prediction, keep_size: bool) -> Image.Image:
     return draw_found(pixels, found.boxes, found.labels, found.names, found.scores, found.masks, keep_size=keep_size)
 
 
-def report(summary: Summary, out: str) -> None:
-    for line in summary.remarks:
-        print(line)
+def report(summary: Summary, inputs: Inputs, out: str) -> None:
+    print(*summary.remarks, sep="\n", end="\n" if summary.remarks else "")
+    if inputs.others:
+        print(f"left alone by their names: {len(inputs.others)} files, first {inputs.others[0]}")
     print(f"{summary.objects} objects in {summary.pictures} pictures and {summary.frames} frames; see {out}")
     for line in summary.unreadable:
         print(f"not read: {line}", file=sys.stderr)
@@ -69,7 +72,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     inputs = find_inputs(chosen.inputs, without=chosen.out)
     summary = FilesRun(predictor(chosen), chosen.out, paint=paint, limit=chosen.limit)(inputs)
-    report(summary, chosen.out)
+    report(summary, inputs, chosen.out)
     sys.exit(1 if summary.unreadable else 0)
 
 

@@ -49,11 +49,15 @@ def export_onnx(model: nn.Module, path: str | Path, *, height: int, width: int, 
     metadata), padded with 0 at the right and the bottom. The outputs p2, p3, ... are the maps of the pyramid.
 
     Raises:
-        UserError: for a missing package, a size that the pyramid does not divide, or a file that does not agree with torch
-            within TOLERANCE; the file is then not written.
+        UserError: for a missing package, a backbone set to low precision, a size that the pyramid does not divide, or a file
+            that does not agree with torch within TOLERANCE; the file is then not written.
     """
     _require_packages()
     backbone = model.backbone.cpu().eval()
+    if getattr(backbone, "eval_dtype", None) is not None:
+        raise UserError(
+            f"ONNX files are float32, the backbone is set to {backbone.eval_dtype}; set model.backbone.eval_dtype=null"
+        )
     step = max(backbone.padding_constraints.get("size_divisibility", 0), backbone.size_divisibility, 1)
     if height < 1 or width < 1 or height % step or width % step:
         raise UserError(f"an input of {height} x {width} px does not fit the pyramid; both sides must be multiples of {step} px")

@@ -23,6 +23,14 @@ def usual_scales(long_side_px: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(sides))
 
 
+def scales_of(text: str) -> list[int]:
+    """Long sides in px from a text like 1280,1536."""
+    sides = [side.strip() for side in text.split(",")]
+    if not all(side.isdigit() for side in sides):
+        raise UserError(f"{text!r} is no list of long sides in px; write for example 1280,1536,1792")
+    return [int(side) for side in sides]
+
+
 def with_tta(config: DictConfig, model: GeneralizedRCNN) -> nn.Module:
     """The model, wrapped as `tta_wrapper` says."""
     return tta_wrapper(config)(model)

@@ -51,6 +51,13 @@ def test_a_size_that_the_pyramid_does_not_divide_is_refused(model: nn.Module, he
     assert not list(tmp_path.iterdir())
 
 
+def test_a_backbone_in_low_precision_is_refused(tmp_path: Path):
+    config = tiny_config()
+    config.model.backbone.eval_dtype = "bf16"
+    with pytest.raises(UserError, match="bf16"):
+        export_onnx(tiny_model(config), tmp_path / "x.onnx", height=32, width=32)
+
+
 def test_a_file_that_differs_from_torch_is_not_written(tmp_path: Path):
     model = tiny_model(tiny_config())
     model.backbone.register_forward_hook(_add_chance)

@@ -56,6 +56,7 @@ def test_a_folder_with_a_broken_file_ends_with_status_one_and_the_rest_done(home
     folder.mkdir()
     (folder / "good.jpg").write_bytes((home / "tiny" / "val" / "0.jpg").read_bytes())
     (folder / "bad.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture either, and not meant to be")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, TOOL, folder, "--model", home / "model", "--out", tmp_path / "out", "--score-threshold", "0.6"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=env)
@@ -65,6 +66,7 @@ def test_a_folder_with_a_broken_file_ends_with_status_one_and_the_rest_done(home
     expected = Predictor.from_folder(home / "model", device="cpu", score_threshold=0.6)(folder / "good.jpg")
     assert scores(tmp_path / "out") == pytest.approx(expected.scores.tolist(), abs=1e-4)
     assert f"{len(expected)} objects in 1 pictures" in done.stdout
+    assert "notes.txt" in done.stdout
     with Image.open(folder / "good.jpg") as given, Image.open(tmp_path / "out" / "pictures" / "good.jpg") as drawn:
         assert max(drawn.size) >= max(given.size)
         plain = np.asarray(given.convert("RGB").resize(drawn.size, Image.Resampling.BICUBIC)).astype(int)
@@ -91,7 +93,8 @@ def test_every_option_does_something(home: Path, tmp_path: Path, monkeypatch: py
     assert not [one for one in plain if "mask_score" in one]
     assert len(run("all", *both, "--score-threshold", 0)) > len(plain) > 0
     assert run("ema", *both, "--ema") != plain
-    assert run("tta", *both, "--tta", 128, 160) != plain
+    assert run("tta", *both, "--tta") != plain
+    assert run("scales", *both, "--tta-scales", "128,160") != run("tta", *both, "--tta")
     calibrated = run("protocol", "--model", "model", "--protocol", "coco_system")
     assert all("mask_score" in one for one in calibrated)
     assert run("set", *both, "--set", "protocol=coco_system", "--set", "model.roi_heads.num_classes=5") == calibrated
@@ -124,7 +127,8 @@ def test_a_film_is_annotated_frame_by_frame(tmp_path: Path, monkeypatch: pytest.
         (["tiny/val", "--model", "model", "--ema"], "either --model"),
         (["tiny/val", "--model", "tiny"], "no model folder"),
         (["tiny/val", "--model", "model", "--protocol", "best"], "best is not known; choose one of plain"),
-        (["tiny/val", "--model", "model", "--tta", "0"], "long sides"),
+        (["tiny/val", "--model", "model", "--tta-scales", "0,9"], "long sides"),
+        (["tiny/val", "--model", "model", "--tta-scales", "big"], "'big' is no list of long sides"),
         (["tiny/val", "--model", "model", "--score-threshold", "50"], "score_threshold=50.0"),
         (["tiny/val", "--config-file", "tiny.yaml", "--checkpoint", "absent.pth"], "absent.pth does not exist"),
         (
