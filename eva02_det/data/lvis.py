@@ -82,7 +82,7 @@ def make_minival(reader: LvisRecords, root: Path) -> None:
     if target.exists() or not val.exists() or target != _derived_minival(val):
         return
     content = json.loads(val.read_bytes())
-    kept = {image["id"] for image in content["images"] if MINIVAL_FOLDER in _relative_path(image)}
+    kept = {image["id"] for image in content["images"] if MINIVAL_FOLDER in relative_path(image)}
     content["images"] = [image for image in content["images"] if image["id"] in kept]
     content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
     write_json(target, content)
@@ -100,7 +100,7 @@ def _by_id(entry: dict[str, Any]) -> int:
     return entry["id"]
 
 
-def _relative_path(image: dict[str, Any]) -> str:
+def relative_path(image: dict[str, Any]) -> str:
     """`train2017/000000000001.jpg`: LVIS takes images of both COCO folders and names them by their URL."""
     if "coco_url" in image:
         return "/".join(image["coco_url"].split("/")[-2:])
@@ -109,7 +109,7 @@ def _relative_path(image: dict[str, Any]) -> str:
 
 
 def _record(image: dict[str, Any], root: str, annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    record = {"file_name": f"{root}/{_relative_path(image)}", "height": image["height"], "width": image["width"]}
+    record = {"file_name": f"{root}/{relative_path(image)}", "height": image["height"], "width": image["width"]}
     record |= {"image_id": image["id"], "annotations": annotations}
     for key in ("neg_category_ids", "not_exhaustive_category_ids"):
         record[key] = image.get(key, [])

@@ -33,6 +33,11 @@ class SourceImage:
         width, height = self._picture.size
         return (width, height) if self._orientation in TURNED else (height, width)
 
+    @property
+    def mode(self) -> str:
+        """Pillow's name of the kind of pixels in the file."""
+        return self._picture.mode
+
     def decode(self) -> Image.Image:
         """The RGB pixels; OSError or SyntaxError where the file is damaged."""
         upright = self._picture if self._orientation == 1 else ImageOps.exif_transpose(self._picture)

@@ -84,11 +84,16 @@ def require_datasets(names: str | Sequence[str]) -> None:
     """
     register_builtin()
     for name in _as_list(names):
-        if name not in DatasetCatalog.list():
-            _register_by_layout(name)
+        find_dataset(name)
         if isinstance(reader := DatasetCatalog[name], LvisRecords):
             make_minival(reader, datasets_root())
         _require_files(name)
+
+
+def find_dataset(name: str) -> None:
+    """UserError unless the name is registered, or can be by the layout of its folder."""
+    if name not in DatasetCatalog.list():
+        _register_by_layout(name)
 
 
 def require_config_datasets(config: DictConfig) -> None:

@@ -32,16 +32,21 @@ def check_records(records: list[Record], annotation_files: Iterable[str]) -> lis
 
 
 def require_images(files: Iterable[str]) -> None:
-    """UserError unless all files exist. Each folder is listed once, which is cheap for a hundred thousand images."""
+    """UserError unless all files exist."""
+    missing = absent_images(files)
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(f"image {missing[0]} does not exist{others}; complete the data set, or take it out of the annotations")
+
+
+def absent_images(files: Iterable[str]) -> list[str]:
+    """Those that do not exist. Each folder is listed once, which is cheap for a hundred thousand images."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for file in files:
         if "://" not in file:
             folder, _, name = file.rpartition(os.sep)
             by_folder[folder].append(name)
-    missing = [os.path.join(folder, name) for folder, names in by_folder.items() for name in _absent(folder, names)]
-    if missing:
-        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"image {missing[0]} does not exist{others}; complete the data set, or take it out of the annotations")
+    return [os.path.join(folder, name) for folder, names in by_folder.items() for name in _absent(folder, names)]
 
 
 def require_finite(records: Iterable[Record], annotation_files: Iterable[str]) -> None:
