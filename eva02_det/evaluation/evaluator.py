@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from eva02_det.evaluation.backends import require_backend
+from eva02_det.evaluation.backends import DEFAULT, require_backend
 from eva02_det.evaluation.metrics import Metrics
 from eva02_det.evaluation.predictions import Predictions, join, pack
 from eva02_det.evaluation.rules import AREA_BINS, TASKS
@@ -24,6 +24,9 @@ class BenchmarkEvaluator(DatasetEvaluator):
 
     output_dir may be set anew before each pass. With `deferred` set, evaluate() only writes, and no rank waits for another:
     `score.score_folder(output_dir)` gives the numbers, in another process if need be.
+
+    Boxes are ranked by `scores`, masks by `mask_scores` where the detector gives them, so that a calibration of the masks
+    leaves box AP as it is. What a benchmark leaves undefined (a size or class without ground truth) is NaN.
     """
 
     benchmark = ""  # of rules.BENCHMARKS
@@ -33,14 +36,19 @@ class BenchmarkEvaluator(DatasetEvaluator):
         dataset_name: str,
         *,
         max_detections: Sequence[int],
-        tasks: Sequence[str] | None,
-        output_dir: str | None,
-        backend: str,
-        area_bins: str,
-        image_ids: Sequence[int | str] | None,
-        seen_only: bool,
         write_results: bool,
+        tasks: Sequence[str] | None = None,
+        output_dir: str | None = None,
+        backend: str = DEFAULT,
+        area_bins: str = "standard",
+        image_ids: Sequence[int | str] | None = None,
+        seen_only: bool = False,
     ) -> None:
+        """write_results: also one JSON file in COCO's format. tasks: of "bbox" and "segm"; None: both where the detector makes
+        masks and the ground truth has them. output_dir: where predictions and numbers go. backend: who computes; see
+        backends.py for its references. area_bins: "fine" for 13 finer sizes too. image_ids: the only images that count.
+        seen_only: score against the images that were evaluated; otherwise an image left out counts as one where nothing was
+        found."""
         require_backend(backend, self.benchmark == "lvis")
         if unknown := set(tasks or ()) - set(TASKS):
             raise UserError(f"there is no task {', '.join(sorted(unknown))}; choose from {', '.join(TASKS)}")

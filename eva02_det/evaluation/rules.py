@@ -101,7 +101,8 @@ def join(parts: Sequence[Detections]) -> Detections:
         *(np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "category", "boxes", "scores", "areas")),
         masks=runs.join(masks) if masks else None,
     )
-    return _taken(together, np.argsort(together.image, kind="stable"))
+    in_order = (np.diff(together.image) >= 0).all()
+    return together if in_order else _taken(together, np.argsort(together.image, kind="stable"))
 
 
 def of_categories(found: Detections, rows: NDArray[np.integer]) -> Detections:

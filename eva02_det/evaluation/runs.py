@@ -1,6 +1,6 @@
 """Many masks as one column of COCO's compressed run lengths, encoded and measured all at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from eva02_det.utils.errors import UserError
 # first, as many as its sign needs; a group is one character from "0" on, 32 higher where another follows.
 
 PIXELS_AT_ONCE = 2**26  # of bitmaps being encoded: bounds the temporary flags to 64 MiB
-BYTES_AT_ONCE = 2**22  # of compressed runs being read: their integers take some 200 MiB
+BYTES_AT_ONCE = 2**20  # of compressed runs being read or moved: their integers take some 80 MiB
 GROUP_BITS, FIRST_CHARACTER, MORE, SIGN = 5, 48, 32, 16
 MOST_GROUPS = 12  # that a number of 64 bits can need
 
@@ -45,21 +45,20 @@ class Runs:
         """The masks of these rows, in their order."""
         sizes = self.sizes[rows]
         ends = np.cumsum(sizes)
-        first = self.ends[rows] - sizes - (ends - sizes)  # of each mask, what takes its new place back to its old one
-        return Runs(self.text[np.repeat(first, sizes) + np.arange(ends[-1] if len(ends) else 0)], ends)
+        back = self.ends[rows] - ends  # of each mask, what takes its new place to its old one
+        text = np.empty(ends[-1] if len(ends) else 0, np.uint8)
+        for start, stop in _pieces(ends):
+            left, right = ends[start] - sizes[start], ends[stop - 1]
+            text[left:right] = self.text[np.repeat(back[start:stop], sizes[start:stop]) + np.arange(left, right)]
+        return Runs(text, ends)
 
     def areas(self) -> NDArray[np.int64]:
         """[N] pixels of each mask."""
-        parts = [_areas(part) for part in self._parts()]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def _parts(self) -> Iterable["Runs"]:
-        start = 0
-        while start < len(self):
+        areas = np.zeros(len(self), np.int64)
+        for start, stop in _pieces(self.ends):
             offset = self.ends[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(self.ends, offset + BYTES_AT_ONCE, side="right")))
-            yield Runs(self.text[offset : self.ends[stop - 1]], self.ends[start:stop] - offset)
-            start = stop
+            areas[start:stop] = _areas(Runs(self.text[offset : self.ends[stop - 1]], self.ends[start:stop] - offset))
+        return areas
 
 
 def join(parts: Sequence[Runs]) -> Runs:
@@ -97,14 +96,26 @@ def as_result(text: bytes, size: Sequence[int]) -> dict[str, Any]:
     return {"size": [int(side) for side in size], "counts": text.decode("ascii")}
 
 
+def _pieces(ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of masks that together are about BYTES_AT_ONCE long."""
+    start = 0
+    while start < len(ends):
+        offset = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, offset + BYTES_AT_ONCE, side="right")))
+        yield start, stop
+        start = stop
+
+
 def _encode(masks: torch.Tensor) -> Runs:
     """One piece: [N, H, W] bool."""
     count, height, width = masks.shape
     pixels = height * width
-    changes = masks.clone()  # True where a pixel differs from the one before it, which is the one above
+    # True where a pixel differs from the one before it, which is the one above
+    changes = masks.clone(memory_format=torch.contiguous_format)
     changes[:, 1:] ^= masks[:, :-1]
     changes[:, 0, 1:] ^= masks[:, -1, :-1]  # on top of a column: the one at the bottom of the column before
-    mask, row, col = (axis.cpu().numpy() for axis in changes.nonzero(as_tuple=True))
+    mask, place = np.divmod(_true_places(changes), pixels)
+    row, col = np.divmod(place, width)
     # every mask has one more end, that of its last run; the columns' order is that of the numbers to sort
     places = np.concatenate([mask * (pixels + 1) + col * height + row, np.arange(count) * (pixels + 1) + pixels])
     places.sort()
@@ -113,6 +124,12 @@ def _encode(masks: torch.Tensor) -> Runs:
     lengths = np.diff(place, prepend=0)
     lengths[first] = place[first]
     return _compress(lengths, first)
+
+
+def _true_places(flags: torch.Tensor) -> NDArray[np.int64]:
+    """Where the flags are True, in the order of their memory. On the host NumPy looks six times faster than PyTorch."""
+    flat = flags.reshape(-1)
+    return np.flatnonzero(flat.numpy()) if flat.device.type == "cpu" else flat.nonzero()[:, 0].cpu().numpy()
 
 
 def _compress(lengths: NDArray[np.int64], first: NDArray[np.int64]) -> Runs:

@@ -56,7 +56,7 @@ def score(description: Description, parts: Parts, folder: str | Path | None = No
     seen = parts.image_ids()
     if folder and description.write_results:
         categories = description.category_ids or truth.category_ids.tolist()
-        outcome.write_results(folder, _named(parts, description, len(categories)), dict(enumerate(categories)))
+        outcome.write_results(folder, _checked(parts, description, len(categories)), dict(enumerate(categories)))
     if not len(seen):
         log.warning("no image of %s was evaluated", description.dataset)
     if not truth.annotated:
@@ -111,14 +111,14 @@ def _found(description: Description, truth: Truth, parts: Parts) -> Iterable[tup
     labels = label_rows(truth, categories)
     limit = description.max_detections[-1]
     pieces: dict[str, list[Detections]] = {task: [] for task in tasks}
-    for part in _named(parts, description, len(labels)):
+    for part in _checked(parts, description, len(labels)):
         for task in tasks:
             pieces[task].append(detections(part, truth, task, limit=limit, labels=labels))
     for task in tasks:
         yield task, join(pieces.pop(task))
 
 
-def _named(parts: Parts, description: Description, classes: int) -> Iterable[Predictions]:
+def _checked(parts: Parts, description: Description, classes: int) -> Iterable[Predictions]:
     """The parts, checked."""
     for part in parts:
         require_labels(part, classes, description.dataset)

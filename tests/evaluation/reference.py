@@ -65,8 +65,10 @@ def lvis_numbers(folder: Path, truth: dict, results: list[dict], task: str, max_
     for one in results:
         one["score"] = one.pop("mask_score", one["score"]) if task == "segm" else one["score"]
         one.pop("bbox" if task == "segm" else "segmentation", None)
+    found = folder / "lvis_results.json"
+    found.write_text(json.dumps(results))
     known = lvis.LVIS(str(file))
-    evaluation = lvis_evaluation()(known, lvis.LVISResults(known, results, max_dets=max_detections), task)
+    evaluation = lvis_evaluation()(known, lvis.LVISResults(known, str(found), max_dets=max_detections), task)
     evaluation.run()
     numbers = {name.split("@")[0]: percent(value) for name, value in evaluation.get_results().items()}
     precision = evaluation.eval["precision"]

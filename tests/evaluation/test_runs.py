@@ -65,6 +65,13 @@ def test_masks_are_encoded_from_any_memory_layout_and_stay_as_they_are():
     assert torch.equal(masks, before)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_masks_on_a_gpu_give_the_same_bytes():
+    for masks in (blobs(50, 61, 83), noise(20, 33, 17, 0.5), noise(0, 5, 5, 0.5)):
+        assert texts(runs.encode(masks.cuda())) == compressed(masks)
+
+
 def test_rows_are_taken_in_the_order_asked_for_and_columns_joined():
     column = runs.encode(noise(9, 12, 11, 0.3))
     rows = np.array([7, 0, 0, 8, 3])

@@ -60,8 +60,7 @@ def test_the_tool_scores_results_and_a_part_of_the_images(run: Path):
 
 
 def test_wrong_input_is_one_sentence_and_status_2(run: Path):
-    for arguments, reason in (([run / "results.json"], "--annotations FILE and --benchmark"), ([run], "description.json")):
-        done = call(TOOL, *arguments)
-        assert done.returncode == 2
-        assert reason in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+    done = call(TOOL, run / "results.json")
+    assert done.returncode == 2
+    assert "--annotations FILE and --benchmark" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
