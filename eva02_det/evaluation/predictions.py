@@ -225,4 +225,6 @@ def _mask_scores(part: Predictions) -> NDArray[np.floating]:
 
 
 def _numpy(values: torch.Tensor) -> NDArray[Any]:
-    return values.detach().cpu().numpy()
+    values = values.detach().cpu()
+    # NumPy has no bfloat16, and nothing is gained by computing with halves here
+    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()

@@ -52,6 +52,15 @@ def test_without_masks_or_scores_of_their_own_the_keys_are_absent():
     assert set(masks) == {"image_id", "category_id", "bbox", "score", "segmentation"}
 
 
+def test_a_detector_in_low_precision_is_taken_as_it_is():
+    found = instances(3, masks=False, mask_scores=True)
+    found.pred_boxes = Boxes(found.pred_boxes.tensor.bfloat16().float())
+    found.scores, found.mask_scores = found.scores.bfloat16(), found.mask_scores.half()
+    packed = pack(1, found)
+    assert packed.scores.tolist() == found.scores.float().tolist()
+    assert packed.mask_scores.dtype == packed.boxes.dtype == np.float32
+
+
 def test_joined_images_keep_their_detections_in_order():
     parts = [pack("b", instances(3)), pack("a", instances(0)), pack("c", instances(2))]
     together = join(parts)
