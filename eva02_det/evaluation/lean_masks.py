@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectron2.modeling import GeneralizedRCNN, detector_postprocess
+from detectron2.modeling import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
 
@@ -13,10 +13,11 @@ from eva02_det.evaluation.predictions import UNPASTED
 class LeanMasks(nn.Module):
     """A detector whose outputs keep their masks small, as an evaluator of this package takes them too.
 
+    It is a GeneralizedRCNN, or has the same `inference(records, do_postprocess=False)`.
     A thousand masks of a picture of 12 megapixels are 12 GB of bitmaps, their probabilities 3 MB.
     """
 
-    def __init__(self, detector: GeneralizedRCNN) -> None:
+    def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = detector
 
@@ -27,9 +28,9 @@ class LeanMasks(nn.Module):
 
 
 def lean(model: nn.Module) -> nn.Module:
-    """The model with lean masks where it is a detector of which that is known to work, also inside DDP; else itself."""
+    """The model with lean masks where it is such a detector, also inside DDP; else itself."""
     bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return LeanMasks(bare) if isinstance(bare, GeneralizedRCNN) else model
+    return LeanMasks(bare) if callable(getattr(bare, "inference", None)) else model
 
 
 def _scaled(found: Instances, record: Mapping[str, Any]) -> Instances:
