@@ -12,6 +12,7 @@ from eva02_det.data.lsj import test_augmentations, train_augmentations
 from eva02_det.data.mapper import CheckedMapper
 from eva02_det.data.registration import load_dataset
 from eva02_det.evaluation.coco import CocoEvaluator
+from eva02_det.evaluation.lvis import LvisEvaluator
 
 LVIS_DETECTIONS = 300  # per image, over all classes
 
@@ -77,8 +78,6 @@ def _evaluator(names: str | list[str], max_detections: int | None) -> DictConfig
     """LVIS counts detections over all classes of an image, COCO those of each class."""
     first = names if isinstance(names, str) else names[0]
     if first.startswith("lvis"):
-        from eva02_det.evaluation.lvis import LvisEvaluator
-
         return L(LvisEvaluator)(dataset_name="${..test.dataset.names}", max_detections=max_detections or LVIS_DETECTIONS)
     if max_detections is None:
         return L(CocoEvaluator)(dataset_name="${..test.dataset.names}")

@@ -77,7 +77,7 @@ def _read_counts(json_file: str, _stamp: int) -> tuple[Count, ...]:
         counts = image_counts(categories, None) if categories else None
         if counts is None:
             content = json.loads(Path(json_file).read_bytes())
-            counts = image_counts(content["categories"], content.get("annotations", ()))
+            counts = image_counts(content["categories"], content["annotations"])
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{json_file}: no image counts can be read ({reason}); correct the file") from error

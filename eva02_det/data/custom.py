@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eva02_det.data.findings import Finding, inspect, read_annotation_file
+from eva02_det.data.image_files import absent_images
 from eva02_det.data.registration import register_coco_style
-from eva02_det.data.validate import absent_images
 from eva02_det.utils.errors import UserError
 
 MOST = 3  # kinds of faults that one sentence names

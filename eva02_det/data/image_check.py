@@ -11,8 +11,7 @@ from multiprocessing import get_context
 
 from PIL import Image
 
-from eva02_det.data.pixels import SourceImage
-from eva02_det.data.validate import absent_images
+from eva02_det.data.image_files import SourceImage, absent_images
 
 CHUNK = 256  # images handed to a process at a time
 

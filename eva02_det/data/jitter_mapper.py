@@ -15,9 +15,10 @@ from detectron2.utils.file_io import PathManager
 
 from eva02_det.data.bitmaps import bitmaps
 from eva02_det.data.geometry import Geometry, draw, is_jitter
+from eva02_det.data.image_files import SourceImage
 from eva02_det.data.mapper import CheckedMapper, ImageError
 from eva02_det.data.outlines import Outlines
-from eva02_det.data.pixels import SourceImage, render
+from eva02_det.data.pixels import render
 from eva02_det.data.validate import box_corners
 
 Record = dict[str, Any]

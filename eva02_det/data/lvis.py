@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,9 @@ class LvisRecords:
         )
         by_image = defaultdict(list)
         for raw in content.pop("annotations", ()):
-            by_image[raw["image_id"]].append(_annotation(raw, to_contiguous))
+            annotation = _annotation(raw, to_contiguous)
+            if annotation.get("segmentation") != []:
+                by_image[raw["image_id"]].append(annotation)
         images = sorted(content["images"], key=_by_id)
         records = [_record(image, self.image_root, by_image.get(image["id"], [])) for image in images]
         log.info("LVIS v1 %s: %d images of %d classes from %s", LVIS[self.name][1], len(records), len(categories), self.json_file)
@@ -124,11 +125,7 @@ def _annotation(raw: dict[str, Any], to_contiguous: dict[int, int]) -> dict[str,
 
 
 def _valid_polygons(mask: Any) -> Any:
+    """Those of three corners or more; run lengths as they are."""
     if isinstance(mask, dict):
         return mask
     return [polygon for polygon in mask if len(polygon) >= POLYGON_MIN_NUMBERS and len(polygon) % 2 == 0]
-
-
-def names_of_minival(names: Iterable[str]) -> list[str]:
-    """Those of the names that are LVIS minival."""
-    return [name for name in names if name in LVIS and LVIS[name][1] == "minival"]

@@ -1,48 +1,20 @@
-"""From an image file to the pixels that a `Geometry` keeps: one decoding, and no pixel resized that is cut away.
+"""The pixels of a picture that a `Geometry` keeps, none resized that is cut away.
 
 Axes: C = 3 colours, H rows, W columns.
 """
 
 import math
-import struct
-from typing import IO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from eva02_det.data.geometry import Geometry
 
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 NUDGE = 1 + 1e-9  # torch cuts old * (new / old) down to a whole number, which rounding may have put just below `new`
 WIDE_WASTE = 0.25  # of the window; above it, columns left of the window are dropped between the two passes
-
-
-class SourceImage:
-    """An image whose header is read and whose pixels are not yet; upright, as its EXIF orientation says."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._picture = Image.open(stream)
-        self._orientation = _orientation(self._picture)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        width, height = self._picture.size
-        return (width, height) if self._orientation in TURNED else (height, width)
-
-    @property
-    def mode(self) -> str:
-        """Pillow's name of the kind of pixels in the file."""
-        return self._picture.mode
-
-    def decode(self) -> Image.Image:
-        """The RGB pixels; OSError or SyntaxError where the file is damaged."""
-        upright = self._picture if self._orientation == 1 else ImageOps.exif_transpose(self._picture)
-        upright.load()
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def render(picture: Image.Image, geometry: Geometry) -> Tensor:
@@ -99,10 +71,3 @@ def _resize(source: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> 
         return F.interpolate(source, size=(rows[1], columns[1]), mode="bilinear", antialias=True)
     factors = (rows[1] / rows[0] * NUDGE, columns[1] / columns[0] * NUDGE)
     return F.interpolate(source, scale_factor=factors, mode="bilinear", antialias=True)
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        return picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, struct.error):  # a damaged EXIF block says nothing of the pixels
-        return 1

@@ -111,6 +111,10 @@ def load_dataset(names: str | Sequence[str], filter_empty: bool = True, first: i
     """
     names = _as_list(names)
     require_datasets(names)
+    if set(TRAINVAL_PARTS) <= set(names):
+        log.warning(
+            "Objects365 train and val are put together, as the released models saw them: AP on val is that of training data"
+        )
     files = [MetadataCatalog.get(name).get("json_file") for name in names]
     try:
         records = get_detection_dataset_dicts(names, filter_empty=False)
@@ -118,7 +122,10 @@ def load_dataset(names: str | Sequence[str], filter_empty: bool = True, first: i
         raise UserError(f"{', '.join(map(str, files))}: not valid JSON ({error}); download the annotations again") from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{', '.join(map(str, files))}: not usable as COCO annotations ({reason}); correct the file") from error
+        raise UserError(
+            f"{', '.join(map(str, files))}: not usable as annotations ({reason}); correct the file, whose faults "
+            "tools/check_datasets.py lists"
+        ) from error
     check_records(records, [file for file in files if file])
     if not filter_empty:
         return records[:first]

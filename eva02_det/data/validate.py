@@ -3,15 +3,14 @@
 import json
 import logging
 import math
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
 
+from eva02_det.data.image_files import absent_images
 from eva02_det.utils.errors import UserError
 
 Record = dict[str, Any]
@@ -37,16 +36,6 @@ def require_images(files: Iterable[str]) -> None:
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(f"image {missing[0]} does not exist{others}; complete the data set, or take it out of the annotations")
-
-
-def absent_images(files: Iterable[str]) -> list[str]:
-    """Those that do not exist. Each folder is listed once, which is cheap for a hundred thousand images."""
-    by_folder: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        if "://" not in file:
-            folder, _, name = file.rpartition(os.sep)
-            by_folder[folder].append(name)
-    return [os.path.join(folder, name) for folder, names in by_folder.items() for name in _absent(folder, names)]
 
 
 def require_finite(records: Iterable[Record], annotation_files: Iterable[str]) -> None:
@@ -86,14 +75,6 @@ def drop_empty_boxes(records: list[Record]) -> int:
 def has_objects(record: Record) -> bool:
     """Whether a record shows at least one object that is not a crowd."""
     return any(not annotation.get("iscrowd", 0) for annotation in record.get("annotations", ()))
-
-
-def _absent(folder: str, names: list[str]) -> Iterator[str]:
-    try:
-        present = set(os.listdir(folder or "."))
-    except (FileNotFoundError, NotADirectoryError):
-        present = set()
-    return (name for name in names if name not in present)
 
 
 def _is_finite(annotation: Annotation) -> bool:

@@ -10,8 +10,9 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from eva02_det.data.geometry import Geometry, draw
+from eva02_det.data.image_files import SourceImage
 from eva02_det.data.lsj import train_augmentations
-from eva02_det.data.pixels import SourceImage, render
+from eva02_det.data.pixels import render
 
 SIZES = [(48, 64), (64, 48), (1, 1), (3, 200), (427, 640), (500, 333), (640, 480)]
 
