@@ -1,6 +1,8 @@
 """Sigmoid classification with and without the federated restriction against stored losses and gradients."""
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from torch import Tensor
 
+from eva02_det.data.counts import ImageCounts
+from eva02_det.data.federated import FederatedClassWeights
 from tests.golden.cases import GoldenCase, golden_cases
 
 
@@ -74,9 +78,13 @@ def test_the_draw_keeps_present_classes_and_fills_the_budget_with_others(case: G
 
 
 @pytest.mark.parametrize("case", cases_with("power"))
-def test_sampling_weights_of_a_dataset_equal_the_stored_ones(case: GoldenCase) -> None:
+def test_sampling_weights_of_a_dataset_equal_the_stored_ones(case: GoldenCase, tmp_path: Path) -> None:
     counts = [{"id": row + 1, "image_count": int(count)} for row, count in enumerate(case.tensors["in.image_count"])]
     name = f"golden {case.name}"
     MetadataCatalog.get(name).set(class_image_count=counts)
     found = get_fed_loss_cls_weights(name, case.config["power"])
     torch.testing.assert_close(found, case.tensor("out.weights"), atol=0, rtol=case.tolerance["rtol"])
+    file = tmp_path / "lvis_v1_train.json"  # and from a user's own file, which is all that the package looks at
+    file.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"name": "", **one} for one in counts[::-1]]}))
+    MetadataCatalog.get(f"{name} file").set(class_image_count=ImageCounts(str(file)))
+    assert torch.equal(FederatedClassWeights(f"{name} file", case.config["power"])(), found)
