@@ -19,13 +19,14 @@ from eva02_det.engine.images import Inputs, Picture, Pixels, read_picture
 from eva02_det.engine.predictor import Prediction, Predictor
 from eva02_det.engine.video import Frame, read_frames, writing
 from eva02_det.evaluation.predictions import pack
+from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import atomic_path, write_json
 
 # pixels [H, W, 3], what was found in them, whether the result must keep that size -> the annotated picture
 Painter = Callable[[Pixels, Prediction, bool], Image.Image]
 
 RESULTS_FILE, IMAGES_FILE = "predictions.json", "images.json"
-JPEG_QUALITY = 92
+JPEG_QUALITY, JPEG_SIDE_PX = 92, 65_500  # no larger picture fits the format
 SAY_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class FilesRun:
 
     def __init__(self, predictor: Predictor, out: str | Path, *, paint: Painter, limit: int | None = None) -> None:
         """limit: at most so many pictures, and so many frames of each video."""
+        if limit is not None and limit < 1:
+            raise UserError(f"a limit of {limit} leaves nothing to predict on; give one of at least 1")
         self.predictor, self.out, self.paint, self.limit = predictor, Path(out), paint, limit
         self.summary = Summary()
         self._said = time.monotonic()
@@ -92,26 +95,25 @@ class FilesRun:
                 self.summary.unreadable.append(str(error))
 
     def _video(self, path: Path, target: Path) -> None:
-        """A video that breaks off keeps what was decoded of it."""
-        broken = None
-        with atomic_path(target.with_name(f"{target.name}.jsonl")) as beside, beside.open("w", encoding="utf-8") as lines:
-            frames = _Interruptible(islice(read_frames(path), self.limit))
-            first = next(frames, None)
-            if first is None:
-                raise frames.error or ImageError(f"video {path} holds no frame that can be decoded; copy or download it again")
-            with writing(target.with_name(f"{target.name}.mp4")) as video:
+        """A video that breaks off keeps what was decoded of it. Its sound is not copied."""
+        frames = _Interruptible(islice(read_frames(path), self.limit))
+        first = next(frames, None)
+        if first is not None:
+            with (
+                atomic_path(target.with_name(f"{target.name}.jsonl")) as beside,
+                beside.open("w", encoding="utf-8") as lines,
+                writing(target.with_name(f"{target.name}.mp4")) as video,
+            ):
                 for batch in _batches(chain([first], frames), self.predictor.batch_size):
                     found = self.predictor.predict([Picture(frame.pixels) for frame in batch])
                     for frame, result in zip(batch, found, strict=True):
-                        painted = self.paint(frame.pixels, result, True)
-                        video.write(np.asarray(painted), frame.time_s)
+                        video.write(np.asarray(self.paint(frame.pixels, result, True)), frame.time_s)
                         lines.write(json.dumps(self._line(frame, result)) + "\n")
                         self.summary.frames += 1
                         self.summary.objects += len(result)
                     self._say(f"{batch[-1].number + 1} frames of {path}")
-            broken = frames.error
-        if broken is not None:
-            raise broken
+        if frames.error is not None:
+            raise frames.error
 
     def _line(self, frame: Frame, result: Prediction) -> dict[str, Any]:
         height, width = result.size
@@ -119,6 +121,8 @@ class FilesRun:
         return {"frame": frame.number, "time_s": frame.time_s, "width": width, "height": height, "detections": found}
 
     def _save(self, picture: Image.Image, name: str) -> None:
+        if max(picture.size) > JPEG_SIDE_PX:
+            picture.thumbnail((JPEG_SIDE_PX, JPEG_SIDE_PX))
         with atomic_path(self.out / "pictures" / f"{name}.jpg") as beside:
             picture.save(beside, format="JPEG", quality=JPEG_QUALITY)
 

@@ -19,6 +19,7 @@ from eva02_det.engine.images import Pixels, find_inputs
 from eva02_det.engine.predict_files import FilesRun, Summary
 from eva02_det.engine.predictor import Prediction, Predictor
 from eva02_det.engine.video import read_frames, writing
+from eva02_det.utils.errors import UserError
 from tests.engine.tiny_detector import CLASSES, drawn_picture, forget_dataset, tiny_config, tiny_model, write_dataset
 
 ORIENTATION = 0x0112
@@ -151,6 +152,8 @@ def test_a_limit_counts_pictures_and_frames(predict: Predictor, tmp_path: Path):
     film(tmp_path / "in" / "film.mp4", 5)
     summary = run(predict, tmp_path / "in", tmp_path / "out", limit=2)
     assert (summary.pictures, summary.frames) == (2, 2)
+    with pytest.raises(UserError, match="limit of 0"):
+        run(predict, tmp_path / "in", tmp_path / "out", limit=0)
 
 
 def film(path: Path, frames: int) -> None:
@@ -189,6 +192,14 @@ def test_a_film_that_breaks_off_keeps_its_first_part_and_is_listed(predict: Pred
     assert [name in line for name, line in zip(("broken.mp4", "none.mp4"), summary.unreadable, strict=True)] == [True, True]
     assert sorted(path.name for path in (tmp_path / "out" / "videos").iterdir()) == ["broken.jsonl", "broken.mp4"]
     assert len((tmp_path / "out" / "videos" / "broken.jsonl").read_text().splitlines()) == summary.frames
+
+
+def test_a_picture_longer_than_jpeg_allows_is_drawn_smaller(predict: Predictor, tmp_path: Path):
+    Image.new("L", (70_000, 20)).save(tmp_path / "long.png")
+    summary = run(predict, tmp_path / "long.png", tmp_path / "out")
+    assert (summary.pictures, summary.unreadable) == (1, [])
+    with Image.open(tmp_path / "out" / "pictures" / "long.jpg") as drawn:
+        assert drawn.width == 65_500
 
 
 class Failing(nn.Module):
