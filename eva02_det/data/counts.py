@@ -76,7 +76,7 @@ def _read_counts(json_file: str, _stamp: int) -> tuple[Count, ...]:
         categories = read_categories(json_file)
         counts = image_counts(categories, None) if categories else None
         if counts is None:
-            content = json.loads(Path(json_file).read_bytes())
+            content = json.loads(Path(json_file).read_text(encoding="utf-8"))
             counts = image_counts(content["categories"], content["annotations"])
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -32,7 +32,7 @@ class Finding:
 def read_annotation_file(json_file: str | Path) -> Entry:
     """The content; UserError where it is no JSON, or lacks one of COCO's lists."""
     try:
-        content = json.loads(Path(json_file).read_bytes())
+        content = json.loads(Path(json_file).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"annotation file {json_file} does not exist; correct its path") from error
     except OSError as error:

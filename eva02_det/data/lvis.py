@@ -50,7 +50,7 @@ class LvisRecords:
 
     def __call__(self) -> list[dict[str, Any]]:
         """One record per image, by id, with the annotations and the two lists of class ids that LVIS evaluates with."""
-        content = json.loads(Path(self.json_file).read_bytes())
+        content = json.loads(Path(self.json_file).read_text(encoding="utf-8"))
         categories = sorted(content["categories"], key=_by_id)
         to_contiguous = {category["id"]: index for index, category in enumerate(categories)}
         MetadataCatalog.get(self.name).set(
@@ -82,7 +82,7 @@ def make_minival(reader: LvisRecords, root: Path) -> None:
     target, val = Path(reader.json_file), root / "lvis" / LVIS["lvis_v1_val"][0][0]
     if target.exists() or not val.exists() or target != _derived_minival(val):
         return
-    content = json.loads(val.read_bytes())
+    content = json.loads(val.read_text(encoding="utf-8"))
     kept = {image["id"] for image in content["images"] if MINIVAL_FOLDER in relative_path(image)}
     content["images"] = [image for image in content["images"] if image["id"] in kept]
     content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]

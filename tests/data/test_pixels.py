@@ -73,6 +73,7 @@ def test_other_modes_become_rgb_as_the_reader_of_detectron2_makes_them(tmp_path,
     np.testing.assert_array_equal(found, read_image(str(tmp_path / f"image.{suffix}"), format="RGB"))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_damaged_exif_block_says_nothing_of_the_pixels():
     stream = BytesIO()
     Image.fromarray(noise(20, 30)).save(stream, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
