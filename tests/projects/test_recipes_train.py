@@ -1,4 +1,4 @@
-"""Every published recipe, cut down to nano size, trains on real images, starts where it should and is evaluated by its protocol."""
+"""Every published recipe, cut down to nano size, trains on real images from its start and is evaluated by its protocol."""
 
 import json
 import math
