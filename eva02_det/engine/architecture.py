@@ -23,6 +23,7 @@ from eva02_det.utils.errors import UserError
 # packages whose classes a model folder may name; of functions (some run files) only those of BUILDERS that return a module
 ALLOWED = ("detectron2.layers", "detectron2.modeling", "eva02_det.layers", "eva02_det.modeling", "torch.nn")
 BUILDERS = "eva02_det.modeling."
+FOREIGN = ("MMDetBackbone", "MMDetDetector")  # of the official detectron2: they build what another library's registry names
 FEDERATED = ("get_fed_loss_cls_weights", "fed_loss_num_classes")
 
 Tree = dict[str, Any]
@@ -117,7 +118,7 @@ def _allowed_class(name: Any, origin: str) -> Any:
 def _is_allowed(thing: Any) -> bool:
     """Whether it is a class, or a builder of ours, defined where it may be; what a module merely imports is not its own."""
     if isinstance(thing, type):
-        return _below_allowed(f"{thing.__module__}.")
+        return _below_allowed(f"{thing.__module__}.") and thing.__name__ not in FOREIGN
     if not inspect.isfunction(thing) or not thing.__module__.startswith(BUILDERS):
         return False
     result = get_type_hints(thing).get("return")
