@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
@@ -10,17 +10,16 @@ from detectron2.data import transforms as T
 from detectron2.evaluation import DatasetEvaluator
 from omegaconf import DictConfig, OmegaConf
 
+from eva02_det.data.custom import CustomDataset, custom_dataset
 from eva02_det.data.mapper import CheckedMapper
 from eva02_det.data.registration import load_dataset, register_builtin
 from eva02_det.engine.description import ModelDescription
 from eva02_det.engine.recipe import has_masks, use_protocol
 from eva02_det.evaluation.coco import CocoEvaluator
+from eva02_det.evaluation.lvis import LvisEvaluator
 from eva02_det.modeling.protocols import named_protocol
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from eva02_det.data.custom import CustomDataset
 
 # layers with one row or channel a class: what they learnt means nothing for other classes
 CLASS_LAYERS = (r"\.cls_score\.", r"\.mask_head\.predictor\.")
@@ -64,13 +63,9 @@ def use_custom_data(config: DictConfig, train: Files, val: Files | None = None, 
     return said + _evaluate_as_coco(config)
 
 
-def register_custom(config: DictConfig) -> "dict[str, CustomDataset]":
+def register_custom(config: DictConfig) -> dict[str, CustomDataset]:
     """Validate and register the sets in a config's `custom_data`, by "train" and "val"; none where it has none."""
     stated = get(config, "custom_data", {})
-    if not stated:
-        return {}
-    from eva02_det.data.custom import custom_dataset
-
     return {split: custom_dataset(one.json_file, one.image_root) for split, one in stated.items()}
 
 
@@ -122,7 +117,7 @@ def _require_same(model: Sequence[str] | None, data: Sequence[str] | None, name:
         )
 
 
-def _learn_classes(config: DictConfig, data: "CustomDataset") -> list[str]:
+def _learn_classes(config: DictConfig, data: CustomDataset) -> list[str]:
     """Class count, names and what starts anew; the federated loss, which is for sets that are annotated in part, goes."""
     said = []
     heads = config.model.roi_heads
@@ -170,14 +165,12 @@ def _is_coco(evaluator: DictConfig) -> bool:
 
 def _evaluator_of(dataset: str) -> type[DatasetEvaluator]:
     """LVIS's for LVIS, otherwise COCO's."""
-    from eva02_det.evaluation.lvis import LvisEvaluator
-
     register_builtin()
     lvis = dataset in DatasetCatalog.list() and MetadataCatalog.get(dataset).get("evaluator_type") == "lvis"
     return LvisEvaluator if lvis else CocoEvaluator
 
 
-def _difference(one: "CustomDataset", other: "CustomDataset") -> str:
+def _difference(one: CustomDataset, other: CustomDataset) -> str:
     """Names that only one of two sets has."""
     apart = set(one.classes) ^ set(other.classes)
     return _listed(sorted(apart)) if apart else "the same in another order"

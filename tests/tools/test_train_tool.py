@@ -159,6 +159,17 @@ def test_an_exported_model_is_not_evaluated_on_other_classes(data: Path, call: C
     assert "differ from number 4 on (star, ... and ring, ...)" in said
 
 
+def test_custom_data_are_trained_on_with_classes_of_their_own(tmp_path: Path, call: Caller):
+    write_set(tmp_path, "train", classes=("nut", "bolt"), name="parts")
+    files = ("--data", str(tmp_path / "parts/annotations/instances_train.json"), "--images", str(tmp_path / "parts/train"))
+    call(*files, "train.max_iter=1", "dataloader.evaluator=null")
+    assert "2 classes from" in (tmp_path / "run" / "log.txt").read_text()
+    weights = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
+    assert weights["roi_heads.box_predictor.0.cls_score.weight"].shape[0] == 3
+    assert weights["roi_heads.mask_head.predictor.weight"].shape[0] == 2
+    assert "nut" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_the_documented_override_keys_of_the_authors_choose_their_protocol(data: Path, call: Caller):
     call("train.max_iter=1", "dataloader.evaluator=null")
     heads = {"use_soft_nms": "True", "class_wise": "True", "method": "linear", "iou_threshold": 0.6, "override_score_thresh": 0.0}
