@@ -24,6 +24,7 @@ from eva02_det.engine.inputs import require_classes
 from eva02_det.engine.model_folder import is_model_folder
 from eva02_det.engine.scoring import EvaluationHook
 from eva02_det.engine.trainer import Trainer
+from eva02_det.engine.tta import tta_wrapper
 from eva02_det.launch.process_group import leave
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
@@ -72,14 +73,15 @@ def train(config: DictConfig, *, resume: bool = False) -> Results:
 def evaluate(config: DictConfig) -> Results:
     """Evaluate the weights in `train.init_checkpoint` on the config's test set; returns the metrics, in the main process.
 
-    `train.ema.eval_only` says which weights of the file: "raw", "ema" or "both". The ranks write what they found and leave
-    their process group; the main process alone scores.
+    `train.ema.eval_only` says which weights of the file: "raw", "ema" or "both"; a node `tta` asks for test-time augmentation,
+    see `tta_wrapper`. The ranks write what they found and leave their process group; the main process alone scores.
     """
     checkpoint = get(config, "train.init_checkpoint", "")
     if not checkpoint:
         raise UserError("--eval-only needs weights; pass train.init_checkpoint=FILE")
     which = _evaluated_weights(config, checkpoint)
     check_train_options(config)
+    augmented = tta_wrapper(config)
     evaluation = Evaluation(config)
     evaluation.open()
     require_classes(config)
@@ -95,7 +97,7 @@ def evaluate(config: DictConfig) -> Results:
     if which == "both":
         average = ModelEma(model)
         average.load_state_dict(state_dict_of(read_file(find_file(checkpoint)), checkpoint, "ema"))
-    passes = evaluation.passes(model, evaluation.home, which=which, average=average)
+    passes = evaluation.passes(augmented(model), evaluation.home, which=which, average=average)
     is_main = comm.is_main_process()
     leave()
     if not is_main:

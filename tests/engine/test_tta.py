@@ -9,10 +9,12 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from eva02_det.engine.train import evaluate
 from eva02_det.engine.tta import usual_scales, with_tta
 from eva02_det.modeling.tta import TTA
 from eva02_det.utils.errors import UserError
-from tests.engine.tiny_detector import PIXELS, tiny_config, tiny_model, write_dataset
+from tests.engine.small_run import forget, small_config, small_model, write_set
+from tests.engine.tiny_detector import PIXELS, tiny_config, tiny_model, with_opinions, write_dataset
 
 
 @pytest.fixture
@@ -67,3 +69,26 @@ def test_an_unknown_key_is_refused(config: DictConfig):
     config.tta = {"scale": [128]}
     with pytest.raises(UserError, match=r"tta\.scale "):
         with_tta(config, tiny_model(config))
+
+
+def test_an_evaluation_augments_raw_and_averaged_weights_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    forget("small_val")
+    write_set(tmp_path, "val", 2)
+    model = with_opinions(instantiate(small_model()))
+    average = with_opinions(instantiate(small_model()), seed=1)
+    content = {"model": model.state_dict(), "ema_state": {name: value.detach() for name, value in average.named_parameters()}}
+    torch.save(content, tmp_path / "w.pth")
+
+    def detections(name: str, node: dict | None) -> list[str]:
+        config = small_config(tmp_path / name, train={"ema_decay": 0.9})
+        config.train.init_checkpoint, config.train.ema.eval_only, config.tta = str(tmp_path / "w.pth"), "both", node
+        assert set(evaluate(config)) == {"bbox", "segm", "ema/bbox", "ema/segm"}
+        folder = tmp_path / name / "inference"
+        return [(folder / part / "coco_instances_results.json").read_text() for part in ("", "ema")]
+
+    plain = detections("plain", None)
+    assert plain[0] != plain[1]
+    assert detections("same", {"scales": [64], "flip": False}) == plain
+    mirrored = detections("mirrored", {"scales": [64], "flip": True})
+    assert all(one != other for one, other in zip(mirrored, plain))
