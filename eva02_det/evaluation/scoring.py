@@ -91,7 +91,7 @@ def chosen(truth: Truth, seen: NDArray[Any], description: Description) -> Truth:
         wanted = np.intersect1d(wanted, rows)
     elif left_out := len(np.setdiff1d(wanted, rows)):
         log.warning(
-            "%d of %d images of %s were not evaluated; they count as images in which nothing was found",
+            "%d of %d images of %s are not among the predictions; they count as images in which nothing was found",
             left_out,
             len(wanted),
             description.dataset,

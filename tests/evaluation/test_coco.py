@@ -115,7 +115,7 @@ def test_a_part_of_a_data_set_is_scored_against_the_images_that_were_seen(truth,
     assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
     assert not caplog.records
     assert feed(CocoEvaluator(NAME), results, part).evaluate()["bbox"]["AR100"] < found["AR100"]
-    assert "3 of 6 images of evaluator_test_val were not evaluated" in caplog.text
+    assert "3 of 6 images of evaluator_test_val are not among the predictions" in caplog.text
 
 
 def test_named_images_are_scored_alone(truth):
