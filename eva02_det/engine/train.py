@@ -40,6 +40,10 @@ def train(config: DictConfig, *, resume: bool = False) -> Results:
     the data set (federated) knows it. At the end the ranks leave their process group: see `EvaluationHook`.
     """
     check_train_options(config)
+    start = get(config, "train.init_checkpoint", "")
+    resuming = resume and DetectorCheckpointer(nn.Identity(), config.train.output_dir).has_checkpoint()
+    if start and not resuming:
+        check_source(start)
     loader = instantiate(config.dataloader.train)
     evaluation = Evaluation(config) if get(config, "dataloader.evaluator") is not None else None
     if evaluation is not None:
@@ -62,8 +66,7 @@ def train(config: DictConfig, *, resume: bool = False) -> Results:
     new_weights = tuple(get(config, "train.new_weights", ()))
     checkpointer = DetectorCheckpointer(model, config.train.output_dir, new_weights=new_weights, **saved)
     trainer.register_hooks(_hooks(config, trainer, checkpointer, evaluation, average))
-    resuming = resume and checkpointer.has_checkpoint()
-    checkpointer.resume_or_load(get(config, "train.init_checkpoint", ""), resume=resume)
+    checkpointer.resume_or_load(start, resume=resume)
     if average is not None and not resuming:
         average.restart(model)
     trainer.train(trainer.iter + 1 if resuming else 0, config.train.max_iter)
@@ -79,8 +82,8 @@ def evaluate(config: DictConfig) -> Results:
     checkpoint = get(config, "train.init_checkpoint", "")
     if not checkpoint:
         raise UserError("--eval-only needs weights; pass train.init_checkpoint=FILE")
-    which = _evaluated_weights(config, checkpoint)
     check_train_options(config)
+    which = _evaluated_weights(config, checkpoint)
     augmented = tta_wrapper(config)
     evaluation = Evaluation(config)
     evaluation.open()
@@ -147,9 +150,6 @@ def device_of(config: DictConfig) -> torch.device:
 def check_train_options(config: DictConfig) -> None:
     """UserError for values that could only fail later."""
     device_of(config)
-    checkpoint = get(config, "train.init_checkpoint", "")
-    if checkpoint:
-        check_source(checkpoint)
     for key in ("train.ema.evaluate", "train.ema.eval_only"):
         if get(config, key, "raw") not in WEIGHTS:
             raise UserError(f"{key}={get(config, key)} is not one of {', '.join(WEIGHTS)}")

@@ -54,6 +54,17 @@ def test_torchrun_is_recognised_by_all_its_variables(monkeypatch: pytest.MonkeyP
     assert under_torchrun()
 
 
+def test_a_run_may_leave_its_process_group_before_it_ends():
+    code = "from eva02_det.launch.process_group import leave, start\nimport torch.distributed as dist\n"
+    code += "def main(_): leave(); leave(); print(dist.is_initialized())\nstart(main, None)"
+    torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, **torchrun, "MASTER_PORT": "0", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["False"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="cores are shared out where there is no GPU")
 @pytest.mark.parametrize("processes", [1, 2, 1000])
 def test_processes_of_one_machine_share_its_cores(processes: int):
