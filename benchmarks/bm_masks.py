@@ -59,7 +59,7 @@ def small_detector(data: str, classes: int, steps: int, run: str, device: str) -
         image_size=PIXELS,
         channels=48,
         heads=HeadSizes(box_convs=1, box_width=128, mask_convs=2),
-        proposals=Proposals(anchor_sizes_px=(12, 24, 48, 96, 160), pre_nms_topk=(300, 500), post_nms_topk=(100, 400)),
+        proposals=Proposals(anchor_sizes_px=(12, 24, 48, 96, 160), pre_nms_topk=(200, 200), post_nms_topk=(64, 128)),
         class_loss=sigmoid_loss() if data == "lvis_v1" else None,
     )
     config.model.roi_heads.batch_size_per_image = 32
@@ -68,7 +68,7 @@ def small_detector(data: str, classes: int, steps: int, run: str, device: str) -
         data, train=one, test=one, pixels=PIXELS, batch_size=4, workers=1, test_workers=0, mask_format="bitmask", scale=(1.0, 1.0)
     )
     config.optimizer = adamw(7e-4, depth=DEPTH, weight_decay=0.05)
-    config.lr_multiplier = cosine_schedule(steps, warmup=20)
+    config.lr_multiplier = cosine_schedule(steps, warmup=min(20, steps))
     config.train = train_settings(steps, output_dir=run, period=steps)
     config.train.device, config.train.clip_grad_norm = device, 1.0
     use_protocol(config, named_protocol(PROTOCOLS[data]))
