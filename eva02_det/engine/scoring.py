@@ -18,6 +18,8 @@ from torch import nn
 
 from eva02_det.engine.ema import ModelEma
 from eva02_det.engine.evaluate import Evaluation, Pass, Results, prefixed, with_nan
+from eva02_det.evaluation.outcome import RESULTS_FILE
+from eva02_det.evaluation.shards import FOLDER as SHARDS
 from eva02_det.launch.process_group import leave
 
 SCORER = "eva02_det.evaluation.score"
@@ -139,7 +141,8 @@ class EvaluationHook(HookBase):
             self.trainer.storage.put_scalar("evaluated_iteration", finished.iteration, smoothing_hint=False)
             self.trainer.last_evaluation = results
         for folder in self._scored:
-            shutil.rmtree(folder / "predictions", ignore_errors=True)
+            shutil.rmtree(folder / SHARDS, ignore_errors=True)
+            (folder / RESULTS_FILE).unlink(missing_ok=True)
         self._scored = [part.folder for part, _ in finished.parts if self._evaluation.home in part.folder.parents]
 
 
