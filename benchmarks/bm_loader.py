@@ -55,9 +55,9 @@ def one_pass(records: list[Record], mappers: list[DatasetMapper], seed: int) -> 
         for place, function in enumerate(mappers):
             np.random.seed(seed * len(records) + number)
             start = time.process_time()
-            images.append(function(record)["image"].int())
+            images.append(function(record)["image"])
             seconds[place] += time.process_time() - start
-        levels += torch.bincount((images[0] - images[1]).abs().flatten(), minlength=256).numpy()
+        levels += torch.bincount((images[0].int() - images[1].int()).abs().flatten(), minlength=256).numpy()
     return seconds, levels
 
 
