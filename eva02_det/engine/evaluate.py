@@ -70,7 +70,8 @@ class Evaluation:
 
     def open(self) -> None:
         """Build loader and evaluator: what is missing is found before the model is built."""
-        self.loader, self.evaluator  # noqa: B018
+        self._require_enough_masks()
+        self.loader  # noqa: B018
 
     def passes(self, model: nn.Module, folder: Path, *, which: str = "raw", average: ModelEma | None = None) -> list[Pass]:
         """Run the model over the test set once for each kind of weights; all ranks together.
@@ -93,6 +94,22 @@ class Evaluation:
             logger.info("evaluating the averaged weights")
         results = inference_on_dataset(model, self.loader, self.evaluator)
         return Pass(prefix, folder, None if later else results)
+
+    def _require_enough_masks(self) -> None:
+        """UserError where the heads leave out detections that the evaluator would count."""
+        budget, evaluator = get(self.config, "model.roi_heads.mask_budget"), self.evaluator
+        counted = max(getattr(evaluator, "max_detections", ()), default=0)
+        if budget is None or not counted:
+            return
+        of_class = getattr(evaluator, "benchmark", "") == "coco"  # LVIS counts over all classes of an image
+        kept = (None if of_class else budget.get("per_image")) or budget.get("per_class") or 0
+        if kept < counted:
+            unit = "image and class" if of_class else "image"
+            limit = ", ".join(f"{key}={value}" for key, value in budget.items() if key.startswith("per_") and value)
+            raise UserError(
+                f"the evaluation counts {counted} detections per {unit}, but model.roi_heads.mask_budget has {limit}, which "
+                f"would change its numbers; set the budget to {counted} per {unit}, or to null"
+            )
 
     def report(self, results: Mapping[str, Any]) -> None:
         """Log the metrics and keep them in the results file of the run. For the main process."""

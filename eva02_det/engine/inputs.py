@@ -14,11 +14,11 @@ from eva02_det.data.custom import CustomDataset, custom_dataset
 from eva02_det.data.mapper import CheckedMapper
 from eva02_det.data.registration import load_dataset, register_builtin
 from eva02_det.engine.description import ModelDescription
-from eva02_det.engine.recipe import has_masks, use_protocol
+from eva02_det.engine.recipe import counts_as_lvis, has_masks, use_protocol
 from eva02_det.evaluation.coco import CocoEvaluator
 from eva02_det.evaluation.lvis import LvisEvaluator
 from eva02_det.modeling.protocols import named_protocol
-from eva02_det.utils.config import accepts, get
+from eva02_det.utils.config import get
 from eva02_det.utils.errors import UserError
 
 # layers with one row or channel a class: what they learnt means nothing for other classes
@@ -74,9 +74,8 @@ def use_model_folder(config: DictConfig, description: ModelDescription) -> None:
     config.model = description.architecture
     config.classes = list(description.classes)
     limit = description.protocol.get("max_detections")
-    evaluator = get(config, "dataloader.evaluator")
-    if limit is not None and evaluator is not None and accepts(evaluator, "max_detections") and not _is_coco(evaluator):
-        evaluator.max_detections = limit
+    if limit is not None and counts_as_lvis(config):
+        config.dataloader.evaluator.max_detections = limit
     if name := description.protocol.get("name"):
         config.protocol = {"name": name}
 
@@ -136,8 +135,7 @@ def _learn_classes(config: DictConfig, data: CustomDataset) -> list[str]:
 
 def _evaluate_as_coco(config: DictConfig) -> list[str]:
     """COCO's metrics in the place of LVIS's, which need its lists of verified classes."""
-    evaluator = get(config, "dataloader.evaluator")
-    if evaluator is None or _is_coco(evaluator):
+    if not counts_as_lvis(config):
         return []
     config.dataloader.evaluator = L(CocoEvaluator)(dataset_name="${..test.dataset.names}")
     said = ["COCO's metrics are computed, as LVIS's need its lists of verified classes"]
@@ -157,10 +155,6 @@ def _without_masks(config: DictConfig) -> str:
     if mapper is not None:
         mapper.use_instance_mask = mapper.recompute_boxes = False
     return "the data have no masks: the model is trained without its mask head"
-
-
-def _is_coco(evaluator: DictConfig) -> bool:
-    return evaluator.get("_target_") in (CocoEvaluator, f"{CocoEvaluator.__module__}.{CocoEvaluator.__qualname__}")
 
 
 def _evaluator_of(dataset: str) -> type[DatasetEvaluator]:

@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from eva02_det import _provider
 from eva02_det.engine.inputs import Files, folder_config, register_custom, use_custom_data, use_model_folder
 from eva02_det.engine.model_folder import is_model_folder, load_folder
-from eva02_det.engine.recipe import translate_overrides
+from eva02_det.engine.recipe import override_recipe
 from eva02_det.engine.scaling import apply_scaling
 from eva02_det.launch.process_group import under_torchrun
-from eva02_det.utils.config import apply_overrides, get, load_config
+from eva02_det.utils.config import get, load_config
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_bytes
 
@@ -64,7 +64,7 @@ def configure(options: argparse.Namespace) -> tuple[DictConfig, list[str]]:
     said = use_custom_data(config, *data, training=not options.eval_only) if data is not None else []
     if options.model:
         config.train.init_checkpoint = options.model
-    return apply_overrides(config, translate_overrides(config, options.opts)), said
+    return override_recipe(config, options.opts), said
 
 
 def processes(options: argparse.Namespace) -> int:
