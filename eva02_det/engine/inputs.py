@@ -1,5 +1,6 @@
 """What a command line says about data and model, written into a config: custom data sets and exported model folders."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def folder_config(description: ModelDescription) -> DictConfig:
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=size.short_side_px, max_size=size.long_side_px)],
             image_format="RGB",
         ),
-        num_workers=4,
+        num_workers=min(4, len(os.sched_getaffinity(0))),
     )
     config.dataloader.evaluator = L(_evaluator_of(dataset))(dataset_name="${..test.dataset.names}")
     use_model_folder(config, description)
