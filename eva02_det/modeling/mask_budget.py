@@ -27,9 +27,9 @@ class MaskBudget:
     s of its detection to c <= s. Masks are computed in descending s. Once k of them have c >= t, a detection with s < t has
     c < t, whatever its mask: it comes behind k others, and so does all that follows. This stops at the latest where section 5
     of the specification does (t is above half of the k-th largest s among masks that are not empty) and needs no special case
-    for empty masks, whose c = 0 raises no t. Masks come in portions of `rows_at_once`, at most one of them in vain, which also
-    bounds the memory of heads with a thousand classes. The first k by s are always among those with a mask, so that each detection
-    that is returned has box and mask, and the lists of the evaluation are the same as without a budget.
+    for empty masks, whose c = 0 raises no t. Masks come in portions of `rows_at_once`, which bounds the memory of heads with a
+    thousand classes; of the last portion some may be in vain. The first k by s are always among those with a mask, so that
+    each detection that is returned has box and mask, and the lists of the evaluation are the same as without a budget.
     Boxes that may lose their area when they are scaled to the original image do not count towards k.
     """
 
