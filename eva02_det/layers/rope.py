@@ -36,20 +36,20 @@ def rotary_table(grid: tuple[int, int], head_dim: int, *, span: float = 16, devi
 def rotate(heads: Tensor, table: Tensor, *, overwrite: bool = False) -> Tensor:
     """Turn every adjacent pair of channels, [B, N, H, C] by [N, C / 2, 2], in fp32 or better; returns that precision.
 
-    `overwrite` lets the result take the memory of `heads`, where no gradient needs the values.
+    A table [B, N, C / 2, 2] turns each image in its own way. `overwrite` lets the result take the memory of `heads`, where no gradient needs the values.
 
     Two neighbours in memory are one complex number, so the turn is a single product and no channel is moved. A compiler
     generates code for the same sum written with real numbers, but not for complex ones.
     """
     precise = heads.to(torch.promote_types(heads.dtype, table.dtype)).unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():
-        return _turn_real(precise, table[:, None]).flatten(-2)
-    pairs, turns = torch.view_as_complex(precise), torch.view_as_complex(table)[:, None]
+        return _turn_real(precise, table.unsqueeze(-3)).flatten(-2)
+    pairs, turns = torch.view_as_complex(precise), torch.view_as_complex(table).unsqueeze(-2)
     return torch.view_as_real(pairs.mul_(turns) if overwrite else pairs * turns).flatten(-2)
 
 
 def _turn_real(pairs: Tensor, table: Tensor) -> Tensor:
-    """[B, N, H, C / 2, 2] by [N, 1, C / 2, 2]."""
+    """[B, N, H, C / 2, 2] by [N, 1, C / 2, 2] or [B, N, 1, C / 2, 2]."""
     x, y = pairs.unbind(-1)
     cos, sin = table.unbind(-1)
     return torch.stack((x * cos - y * sin, y * cos + x * sin), -1)

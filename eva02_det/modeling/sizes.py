@@ -1,24 +1,8 @@
 """The four sizes of EVA-02 and the rule for which blocks are global."""
 
-from dataclasses import dataclass
+from eva02_det.layers.sizes import TRV_SIZES, TrVSize
 
-
-@dataclass(frozen=True)
-class TrVSize:
-    """Width, depth and heads of one size; the small two have no norm inside the feed-forward layer."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    sub_ln: bool = True
-
-
-TRV_SIZES = {
-    "Ti": TrVSize(192, 12, 3, sub_ln=False),
-    "S": TrVSize(384, 12, 6, sub_ln=False),
-    "B": TrVSize(768, 12, 12),
-    "L": TrVSize(1024, 24, 16),
-}
+__all__ = ["TRV_SIZES", "TrVSize", "spaced_global_blocks"]
 
 
 def spaced_global_blocks(depth: int, count: int) -> tuple[int, ...]:
