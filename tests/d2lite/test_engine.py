@@ -271,48 +271,6 @@ def test_checkpoints_are_saved_each_period_and_the_oldest_removed(tmp_path):
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == 9
 
 
-def evaluations(period: int, steps: int = 7, **options: bool) -> tuple[Count, list[int]]:
-    trainer = Count()
-    at: list[int] = []
-
-    def evaluate() -> dict:
-        at.append(trainer.iter + 1)
-        return {"bbox": {"AP": 10.0 * len(at)}, "speed": 3}
-
-    trainer.register_hooks([hooks.EvalHook(period, evaluate, **options)])
-    trainer.train(0, steps)
-    return trainer, at
-
-
-def test_evaluations_run_each_period_and_once_at_the_end():
-    assert evaluations(3)[1] == [3, 6, 8]
-    assert evaluations(7)[1] == [8], "the last step does not evaluate twice"
-    assert evaluations(0)[1] == [8]
-    assert evaluations(3, eval_after_train=False)[1] == [3, 6]
-
-
-def test_results_of_an_evaluation_are_stored_flat():
-    trainer, _ = evaluations(5)
-    latest = trainer.storage.latest_with_smoothing_hint(20)
-    assert latest["bbox/AP"] == (20.0, 7)
-    assert latest["speed"] == (3.0, 7)
-
-
-def test_a_run_that_fails_early_is_not_evaluated():
-    trainer, called = Count(fails_at=1), []
-    trainer.register_hooks([hooks.EvalHook(0, lambda: called.append(1))])
-    with pytest.raises(RuntimeError):
-        trainer.train(0, 5)
-    assert not called
-
-
-def test_results_that_are_no_numbers_are_an_error():
-    trainer = Count()
-    trainer.register_hooks([hooks.EvalHook(1, lambda: {"bbox": {"AP": "high"}})])
-    with pytest.raises(ValueError, match="high"):
-        trainer.train(0, 2)
-
-
 def test_the_stored_rate_is_that_of_the_largest_group():
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(4)]
     several = torch.optim.SGD([{"params": parameters[:1], "lr": 1.0}, {"params": parameters[1:], "lr": 2.0}], lr=0)

@@ -6,7 +6,7 @@ import datetime
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from fvcore.common.checkpoint import PeriodicCheckpointer as _Checkpoints
@@ -16,11 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as TorchScheduler
 
 from ..solver import LRMultiplier
-from ..utils import comm
 from ..utils.events import EventWriter
 from .train_loop import HookBase
 
-__all__ = ["EvalHook", "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"]
+__all__ = ["IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"]
 
 
 class IterationTimer(HookBase):
@@ -143,47 +142,6 @@ class LRScheduler(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if isinstance(self.scheduler, TorchScheduler):
             self.scheduler.load_state_dict(state_dict)
-
-
-class EvalHook(HookBase):
-    """Runs an evaluation each `eval_period` iterations (0: never) and, by default, when training is complete.
-
-    eval_function: returns a dict of numbers or of dicts of numbers (or nothing); they are stored as "task/metric".
-    """
-
-    def __init__(self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True) -> None:
-        self._period = eval_period
-        self._function: Callable[[], Any] | None = eval_function
-        self._at_end = eval_after_train
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._evaluate()
-
-    def after_train(self) -> None:
-        complete = self.trainer.iter + 1 >= self.trainer.max_iter
-        if self._at_end and complete:
-            self._evaluate()
-        self._function = None  # it often holds the trainer
-
-    def _evaluate(self) -> None:
-        results = self._function() if self._function is not None else None
-        if results:
-            for name, value in _flat(results):
-                self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
-        comm.synchronize()  # processes that evaluate faster wait here, not in the middle of the next step
-
-
-def _flat(results: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(results, Mapping):
-        for name, value in results.items():
-            yield from _flat(value, f"{prefix}/{name}" if prefix else str(name))
-        return
-    try:
-        yield prefix, float(results)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the evaluation should return a dict of numbers, not {prefix or 'its result'}={results!r}") from error
 
 
 def _clock(seconds: float) -> str:
