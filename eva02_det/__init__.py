@@ -1,5 +1,6 @@
 """EVA-02 detection and instance segmentation with plain vision transformers, on the Detectron2 API."""
 
+import warnings
 from typing import Any
 
 from eva02_det import _provider
@@ -7,6 +8,8 @@ from eva02_det import _provider
 __version__ = "0.1.0"
 __all__ = ["Predictor"]
 
+# fvcore scripts a function when it is imported, which current torch remarks on; no user of ours can do anything about it
+warnings.filterwarnings("ignore", message=r".*torch\.jit\.script. is deprecated", category=FutureWarning)
 _provider.activate()
 
 
