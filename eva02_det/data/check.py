@@ -39,7 +39,7 @@ class Report:
     @property
     def is_usable(self) -> bool:
         """Whether a run on it would not end in an error."""
-        return self.absent is None and not any(finding.fatal for finding in self.findings) and not set(self.faults) - {"16 bit"}
+        return self.absent is None and not any(finding.fatal for finding in self.findings) and not self.faults
 
     def as_record(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -58,7 +58,7 @@ class Report:
             yield f"  {'fault' if finding.fatal else 'note'}: {finding}"
         for kind, faults in self.faults.items():
             first = f"{faults[0].path} {faults[0].detail}".strip()
-            yield f"  {'note' if kind == '16 bit' else 'fault'}: {len(faults)} images {kind} (the first: {first})"
+            yield f"  fault: {len(faults)} images {kind} (the first: {first})"
         if self.never_released:
             yield f"  note: {self.never_released} images are listed that no archive of Objects365 contains; they are left out"
 

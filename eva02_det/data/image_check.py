@@ -63,8 +63,8 @@ def _check_image(path: str, height: int, width: int, decode: bool) -> Iterator[I
             image = SourceImage(stream)
             if image.size != (height, width):
                 yield ImageFault(path, "wrong size", f"{image.size[1]} x {image.size[0]}, stated {width} x {height}")
-            if image.mode.startswith(("I", "F")):
-                yield ImageFault(path, "16 bit", f"mode {image.mode}, which becomes white in 8 bits")
+            if image.is_deep:
+                yield ImageFault(path, "16 bit", "convert it to 8 bits")
             if decode:
                 image.decode()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

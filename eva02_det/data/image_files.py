@@ -12,6 +12,7 @@ from typing import IO
 from PIL import ExifTags, Image, ImageOps
 
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+JPEG = (".jpg", ".jpeg")  # have 8 bits; only other files are looked into for more
 
 
 class SourceImage:
@@ -28,15 +29,23 @@ class SourceImage:
         return (width, height) if self._orientation in TURNED else (height, width)
 
     @property
-    def mode(self) -> str:
-        """Pillow's name of the kind of pixels in the file."""
-        return self._picture.mode
+    def is_deep(self) -> bool:
+        """Whether its pixels have more than 8 bits, of which Pillow's conversion would keep white."""
+        return self._picture.mode.startswith(("I", "F"))
 
     def decode(self) -> Image.Image:
         """The RGB pixels; OSError or SyntaxError where the file is damaged."""
         upright = self._picture if self._orientation == 1 else ImageOps.exif_transpose(self._picture)
         upright.load()
         return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def is_deep_image(path: str) -> bool:
+    """Whether a file's pixels have more than 8 bits. Only headers of files that may are read; OSError for no image."""
+    if path.lower().endswith(JPEG) or "://" in path:
+        return False
+    with open(path, "rb") as stream:
+        return SourceImage(stream).is_deep
 
 
 def absent_images(files: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 from eva02_det.data.bitmaps import bitmaps
 from eva02_det.data.geometry import Geometry, draw, is_jitter
 from eva02_det.data.image_files import SourceImage
-from eva02_det.data.mapper import CheckedMapper, ImageError
+from eva02_det.data.mapper import CheckedMapper, ImageError, deep_image
 from eva02_det.data.outlines import Outlines
 from eva02_det.data.pixels import render
 from eva02_det.data.validate import box_corners
@@ -48,6 +48,8 @@ class JitterMapper(CheckedMapper):
         mapped = {key: value for key, value in record.items() if key != "annotations"}
         with PathManager.open(record["file_name"], "rb") as stream:
             source = SourceImage(stream)
+            if source.is_deep:
+                raise deep_image(record["file_name"])
             detection_utils.check_image_size(mapped, np.broadcast_to(np.uint8(0), (*source.size, 3)))
             transforms, geometry = draw(self.augmentations.augs, *source.size)
             pixels = render(source.decode(), geometry)

@@ -7,6 +7,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
+from eva02_det.data.image_files import is_deep_image
 from eva02_det.utils.errors import UserError
 
 
@@ -17,8 +18,13 @@ class ImageError(UserError):
         super().__init__(text.rsplit("ImageError: ", 1)[-1].strip())
 
 
+def deep_image(name: str) -> ImageError:
+    """The error for pixels of 16 or 32 bits, which would silently become white."""
+    return ImageError(f"image {name} has more than 8 bits a pixel; convert it to 8 bits")
+
+
 class CheckedMapper(DatasetMapper):
-    """Turns a missing or undecodable image, or one of another size than stated, into an ImageError.
+    """Turns a missing or undecodable image, one of another size than stated, or of 16 bits, into an ImageError.
 
     An image with run-length masks gets bitmaps even where the mapper is set to polygons; the heads take either.
     """
@@ -41,6 +47,8 @@ class CheckedMapper(DatasetMapper):
             raise ImageError(f"image {name} cannot be decoded ({error}); download it again") from error
 
     def _map(self, record: dict[str, Any]) -> dict[str, Any]:
+        if is_deep_image(record["file_name"]):
+            raise deep_image(record["file_name"])
         return DatasetMapper.__call__(self, record)
 
     def _for_masks_of(self, dataset_dict: dict[str, Any]) -> "CheckedMapper":

@@ -91,8 +91,9 @@ def require_datasets(names: str | Sequence[str]) -> None:
 
 
 def find_dataset(name: str) -> None:
-    """UserError unless the name is registered, or can be by the layout of its folder."""
-    if name not in DatasetCatalog.list():
+    """UserError unless the name is registered, or can be by the layout of its folder; follows a change of root."""
+    found_under = MetadataCatalog.get(name).get("found_under") if name in DatasetCatalog.list() else None
+    if name not in DatasetCatalog.list() or found_under not in (None, str(datasets_root())):
         _register_by_layout(name)
 
 
@@ -152,6 +153,7 @@ def _register_by_layout(name: str) -> None:
             "correct its name, or set DETECTRON2_DATASETS to the folder that holds it"
         )
     register_coco_style(name, annotations, home / split)
+    MetadataCatalog.get(name).set(found_under=str(datasets_root()))
 
 
 def _require_files(name: str) -> None:

@@ -55,7 +55,7 @@ def test_several_processes_find_what_one_finds(root, monkeypatch):
     assert set(alone) == {"missing", "broken", "wrong size"}
 
 
-def test_a_sound_set_is_usable_and_a_16_bit_image_is_only_noted(root):
+def test_a_sound_set_is_usable_and_one_with_a_16_bit_image_is_not(root):
     tiny_coco.write(root, "train", tiny_coco.content())
     (report,) = check_named(["tiny_train"], depth="decode")
     assert report.is_usable
@@ -63,7 +63,7 @@ def test_a_sound_set_is_usable_and_a_16_bit_image_is_only_noted(root):
     Image.new("I;16", (tiny_coco.WIDTH, tiny_coco.HEIGHT)).save(root / "tiny/train/2.png")
     (root / "tiny/train/2.png").rename(root / "tiny/train/2.jpg")
     (report,) = check_named(["tiny_train"], depth="decode")
-    assert report.is_usable
+    assert not report.is_usable
     assert kinds(report) == {"16 bit": ["2.jpg"]}
 
 

@@ -182,6 +182,13 @@ def test_what_is_wrong_with_an_image_is_said_as_by_the_slow_mapper(record):
             assert str(path) in str(raised.value)
 
 
+def test_pixels_of_sixteen_bits_are_refused_instead_of_becoming_white(tmp_path):
+    Image.new("I;16", (64, 48), 700).save(tmp_path / "deep.png")
+    for mapper in both(train_augmentations(64)):
+        with pytest.raises(UserError, match=r"deep\.png has more than 8 bits"):
+            mapper({"file_name": str(tmp_path / "deep.png"), "annotations": []})
+
+
 def test_an_object_without_a_mask_among_others_with_one_is_named(record):
     del record["annotations"][1]["segmentation"]
     with pytest.raises(UserError, match="1 of 2 objects") as raised:
