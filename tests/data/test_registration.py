@@ -53,6 +53,15 @@ def test_a_set_in_the_usual_layout_is_found_by_its_name(root):
     assert metadata.thing_classes == ["near", "far"]
 
 
+def test_a_set_found_by_its_layout_follows_a_change_of_root(root, tmp_path_factory, monkeypatch):
+    tiny_coco.write(root, "train", tiny_coco.content(images=3))
+    other = tmp_path_factory.mktemp("other")
+    tiny_coco.write(other, "train", tiny_coco.content(images=5))
+    assert len(load_dataset("tiny_train", filter_empty=False)) == 3
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(other))
+    assert len(load_dataset("tiny_train", filter_empty=False)) == 5
+
+
 def test_several_sets_are_put_together(root):
     for split in ("train", "val"):
         tiny_coco.write(root, split, tiny_coco.content())
