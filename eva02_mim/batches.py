@@ -1,0 +1,120 @@
+"""What a worker process does: reads, decodes, crops and masks the images of one batch, and tells which were unreadable."""
+
+import random
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from eva02_mim import remote
+from eva02_mim.crops import Crop, decode
+from eva02_mim.order import Ints, key_of
+from eva02_mim.sources import Source
+
+# Axes: B images, S pixels of a side, K slots for hidden patches.
+NEIGHBOURS = 100  # tried in a row after an unreadable image before the batch is given up
+
+
+class Masks(Protocol):
+    """Draws the hidden patches of an image from three numbers."""
+
+    grid: int
+
+    def hidden(self, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """index [K] int64, weight [K] float, K always the same."""
+
+
+class Asked(NamedTuple):
+    """The images of a batch: sample numbers and visits, [B] each."""
+
+    samples: Ints
+    visits: Ints
+
+
+class Made(NamedTuple):
+    """A batch, and "name: reason" of every unreadable image met on the way; `gave_up` where no neighbour was readable."""
+
+    batch: dict[str, Tensor]
+    broken: list[str]
+    gave_up: bool = False
+
+
+class CropBatches(Dataset[Made]):
+    """Batches by what is asked for. The same numbers give the same crops and masks in whatever process, batch or order.
+
+    replace: an unreadable image makes room for the next readable one in the order of the source, cropped and masked as the
+    one it stands for; else it is left out and the batch is smaller.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        crop: Crop,
+        masks: Masks,
+        image_size: int,
+        seed: int,
+        fixed_crops: bool = False,
+        replace: bool = True,
+    ) -> None:
+        self.source, self.crop, self.masks = source, crop, masks
+        self.image_size, self.seed, self.fixed_crops, self.replace = image_size, seed, fixed_crops, replace
+
+    def __getitem__(self, asked: Asked) -> Made:
+        side, total = self.image_size, len(asked.samples)
+        images = torch.empty(total, side, side, 3, dtype=torch.uint8)
+        broken: list[str] = []
+        kept: list[int] = []
+        hidden: list[tuple[Tensor, Tensor]] = []
+        for place, (sample, visit) in enumerate(zip(asked.samples.tolist(), asked.visits.tolist())):
+            image = self._readable(sample, broken)
+            if image is None and self.replace:
+                return Made({}, broken, gave_up=True)
+            if image is None:
+                continue
+            rng = random.Random(key_of("crop", self.seed, 0 if self.fixed_crops else visit, sample))
+            images[len(kept)] = torch.from_numpy(self.crop(image, side, rng).copy())
+            hidden.append(self.masks.hidden(self.seed, visit, sample))
+            kept.append(place)
+        return Made(self._joined(images[: len(kept)], hidden, asked, kept), broken)
+
+    def _joined(self, images: Tensor, hidden: list[tuple[Tensor, Tensor]], asked: Asked, kept: list[int]) -> dict[str, Tensor]:
+        """images [B, S, S, 3] and the rest as the tensors of a batch; made anew, so that it can be pinned or shared."""
+        if not kept:
+            return {}
+        return {
+            "images": images.permute(0, 3, 1, 2).contiguous(),
+            "index": torch.stack([torch.as_tensor(index) for index, _ in hidden]),
+            "weight": torch.stack([torch.as_tensor(weight) for _, weight in hidden]),
+            "sample": torch.from_numpy(asked.samples[kept]),
+            "visit": torch.from_numpy(asked.visits[kept]),
+        }
+
+    def _readable(self, sample: int, broken: list[str]) -> Image.Image | None:
+        """The image, or the first readable one after it; the unreadable ones are noted."""
+        for step in range(NEIGHBOURS if self.replace else 1):
+            number = (sample + step) % len(self.source)
+            found = read_image(self.source, number)
+            if isinstance(found, Image.Image):
+                return found
+            broken.append(f"{self.source.name(number)}: {found}")
+        return None
+
+
+def read_image(source: Source, number: int) -> Image.Image | str:
+    """An image in RGB, or why there is none: storage and decoders raise many kinds of errors for the same fact."""
+    try:
+        return decode(source[number])
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  counted, named and limited by BrokenImages
+        return f"{type(error).__name__}: {remote.reason(error)}"
+
+
+def positions_of(start: int, batch_size: int, rank: int) -> Ints:
+    """Positions in an epoch of a rank's part of the global batch that begins at `start`. int64 [B]."""
+    first = start + rank * batch_size
+    return np.arange(first, first + batch_size, dtype=np.int64)

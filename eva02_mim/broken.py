@@ -1,0 +1,55 @@
+"""The account of images that could not be read: counted, named, and a reason to stop once they are too many."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from eva02_det.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NAMED = 10  # names that are logged and kept
+FEW = 1000  # below this many images a rate says little: the limit is taken of this many
+
+
+@dataclass
+class BrokenImages:
+    """Unreadable images among those that one rank has seen. max_rate: above this share the run stops."""
+
+    max_rate: float = 0.01
+    seen: int = 0
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, seen: int, broken: list[str]) -> None:
+        """Account for a batch: how many images it took, and "name: reason" of those that had to be replaced.
+
+        Raises UserError once more than max_rate of the images were unreadable.
+        """
+        self.seen += seen
+        for text in broken:
+            self.count += 1
+            if len(self.first) < NAMED:
+                self.first.append(text)
+                log.warning("unreadable image, replaced by the next one: %s", text)
+            elif self.count & (self.count - 1) == 0:  # 16, 32, 64 ...: a bad disk does not flood the log
+                log.warning("%s", self.summary())
+        if self.count > self.max_rate * max(self.seen, FEW):
+            raise UserError(
+                f"{self.summary()}, more than the allowed {self.max_rate:.1%} (of {FEW} at least); "
+                "repair or remove them, or raise max_broken"
+            )
+
+    def summary(self) -> str:
+        """One sentence without a full stop."""
+        if not self.count:
+            return f"all of {self.seen} images were readable"
+        return f"{self.count} of {self.seen} images were unreadable, first {'; '.join(self.first)}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts and the first names."""
+        return {"seen": self.seen, "count": self.count, "first": list(self.first)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from a saved state."""
+        self.seen, self.count, self.first = int(state["seen"]), int(state["count"]), list(state["first"])

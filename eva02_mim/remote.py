@@ -1,0 +1,95 @@
+"""Bytes of local files and of every address that fsspec reads, with a few patient retries for the latter."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar
+
+from eva02_det.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TRIES = 4
+FIRST_PAUSE_S = 0.5  # doubled after every failure
+Answer = TypeVar("Answer")
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address (`scheme://...`, `cache::scheme://...`) and no local file."""
+    return "://" in path
+
+
+def file_system(address: str) -> tuple[Any, str]:
+    """(fsspec file system, path in it); UserError where fsspec or the protocol's own package is missing."""
+    try:
+        import fsspec
+
+        return fsspec.core.url_to_fs(address)
+    except (ModuleNotFoundError, ImportError) as error:
+        raise UserError(f"reading {address} needs `pip install fsspec[http]` or its protocol's package: {error}") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {address}: {error}") from error
+
+
+def opened(path: str) -> BinaryIO:
+    """A file or address, open for reading; UserError where it cannot be opened."""
+    try:
+        if not is_remote(path):
+            return open(path, "rb")
+        files, inner = file_system(path)
+        return files.open(inner, "rb", block_size=1 << 20)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}; check that it exists and may be read") from error
+
+
+def read(path: str) -> bytes:
+    """All of a file or address; raises OSError."""
+    if not is_remote(path):
+        with open(path, "rb") as stream:
+            return stream.read()
+    files, inner = file_system(path)
+    return patiently(lambda: files.cat_file(inner), path)
+
+
+def read_range(path: str, start: int, end: int) -> bytes:
+    """Bytes start to end of an address; raises OSError."""
+    files, inner = file_system(path)
+    return patiently(lambda: files.cat_file(inner, start=start, end=end), path)
+
+
+def patiently(ask: Callable[[], Answer], what: str) -> Answer:
+    """The answer of `ask`, asked again after a pause where a connection fails; what is not there is not asked for twice."""
+    for attempt in range(TRIES):
+        try:
+            return ask()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            if attempt == TRIES - 1:
+                raise
+            log.info("reading %s failed (%s), trying again", what, reason(error))
+            time.sleep(FIRST_PAUSE_S * 2**attempt)
+    raise AssertionError("not reached")
+
+
+def state(path: str) -> list[Any]:
+    """What changes when a file does: its size, and the time of its change or its checksum where the storage tells one."""
+    if not is_remote(path):
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {reason(error)}; check that it exists and may be read") from error
+        return [found.st_size, found.st_mtime_ns]
+    files, inner = file_system(path)
+    try:
+        info = patiently(lambda: files.info(inner), path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}; check that it exists and may be read") from error
+    return [info.get("size"), str(next((info[key] for key in ("ETag", "etag", "LastModified", "mtime") if key in info), ""))]
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words."""
+    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return text or type(error).__name__
