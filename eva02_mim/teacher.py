@@ -5,16 +5,19 @@ Axes: B images, N patches (row by row), D width of the features, S pixels of a s
 
 import hashlib
 import logging
-from typing import Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from eva02_det.utils.errors import UserError
-from eva02_mim.towers import Rgb, Tower, seeded_tower
+from eva02_mim.towers import EVA_CLIP_G, Rgb, Tower, Wanted, open_clip_tower, seeded_tower, timm_tower
 
 logger = logging.getLogger(__name__)
 
+TIMM, OPEN_CLIP = "timm:", "open_clip:"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -106,6 +109,51 @@ class SeededTeacher(FrozenTeacher):
             dim, width=width, depth=depth, num_heads=num_heads, image_size=image_size, patch_size=patch_size, seed=seed
         )
         super().__init__(tower, dtype=dtype, device=device)
+
+
+def load_teacher(
+    source: str | Path,
+    *,
+    architecture: str = EVA_CLIP_G,
+    project: bool = True,
+    image_size: int | None = None,
+    resize: bool = False,
+    dtype: str = "bf16",
+    device: str | torch.device = "cpu",
+    compiled: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> FrozenTeacher:
+    """A published or local ViT as teacher; the default of the recipes is `timm:eva_giant_patch14_clip_224.laion400m`.
+
+    Args:
+        source: `timm:<model name>` or `open_clip:<model name>/<tag or file>`, from the hub's cache or the hub; or a local
+            file, model folder, `hf://owner/name/file` or URL with weights of the timm model `architecture`.
+        project: features after the head that maps a CLIP's class token into the space it shares with texts, applied to
+            every patch, as published; False: the tokens after the final norm.
+        image_size: pixels of a side that the network is built for, where it is not its own size.
+        compiled: torch.compile, for one batch size.
+        options: further arguments of the network's constructor.
+
+    Raises:
+        UserError: in one sentence, also where a file is not cached and the hub is out of reach.
+    """
+    name, wanted = str(source), Wanted(project, image_size, options)
+    if name.startswith(OPEN_CLIP):
+        model, _, tag = name.removeprefix(OPEN_CLIP).partition("/")
+        tower = open_clip_tower(model, tag, wanted)
+    elif name.startswith(TIMM):
+        tower = timm_tower(name.removeprefix(TIMM), None, wanted)
+    else:
+        tower = timm_tower(architecture, source, wanted)
+    teacher = FrozenTeacher(tower, dtype=dtype, device=device, resize=resize)
+    if compiled:
+        teacher.tokens.compile(dynamic=False)
+    logger.info(
+        "teacher %s: %.1f million weights in %s, %d features of each of %d x %d patches",
+        *(teacher.name, sum(weight.numel() for weight in teacher.parameters()) / 1e6, dtype, teacher.dim),
+        *(teacher.image_size // teacher.patch_size,) * 2,
+    )
+    return teacher
 
 
 def normalised(images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
