@@ -31,7 +31,11 @@ ONNX = [
 ]
 EXTRAS = {
     "xformers": ["xformers>=0.0.29"],  # another attention kernel; BSD-3
-    "mim": ["timm>=1.0.12"],  # teachers and towers for pre-training; Apache-2.0
+    "mim": [
+        "timm>=1.0.12",  # teachers and towers for pre-training; Apache-2.0
+        "fsspec[http]>=2024.2",  # image shards on remote storage; BSD-3, its http needs aiohttp under Apache-2.0
+    ],
+    "parquet": ["pyarrow>=15"],  # lists of images in parquet files; Apache-2.0
     "launch": ["submitit>=1.5"],  # jobs on SLURM; MIT
     "report": [
         "supervision>=0.25",  # drawing of boxes and masks; MIT
@@ -45,6 +49,9 @@ EXTRAS = {
         "ruff>=0.9",  # MIT
         "mypy>=1.13",  # MIT
         "timm>=1.0.12",  # independent reference of the backbone; Apache-2.0
+        "webdataset>=1.0",  # independent reference of the image shards; BSD-3
+        "fsspec[http]>=2024.2",  # image shards on remote storage; BSD-3
+        "pyarrow>=15",  # lists of images in parquet files; Apache-2.0
         "lvis>=0.5.3",  # independent reference of the LVIS evaluation; BSD-2
         *ONNX,
         "setuptools>=68",  # the wheel test builds one; MIT
