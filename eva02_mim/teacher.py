@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eva02_det.utils.errors import UserError
+from eva02_mim.normalise import Normalise
 from eva02_mim.towers import EVA_CLIP_G, Rgb, Tower, Wanted, open_clip_tower, seeded_tower, timm_tower
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class FrozenTeacher(nn.Module):
         self.name, self.dtype, self.resize = tower.name, PRECISIONS[dtype], resize
         self.dim, self.patch_size, self.image_size = tower.dim, tower.patch_size, tower.image_size
         self.mean, self.std = tower.mean, tower.std
+        self.normalise = Normalise(tower.mean, tower.std).to(device)
         self.tokens = tower.tokens.to(device, self.dtype)
         self.projection = tower.projection.to(device, self.dtype)
         self.requires_grad_(False).eval()
@@ -76,7 +78,7 @@ class FrozenTeacher(nn.Module):
                 return tokens.clone() if isinstance(self.projection, nn.Identity) else self.projection(tokens)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        pixels = normalised(images, self.mean, self.std) if images.dtype == torch.uint8 else images
+        pixels = self.normalise(images) if images.dtype == torch.uint8 else images
         side = self.image_size
         if pixels.shape[-2:] == (side, side):
             return pixels
@@ -154,13 +156,6 @@ def load_teacher(
         *(teacher.image_size // teacher.patch_size,) * 2,
     )
     return teacher
-
-
-def normalised(images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
-    """uint8 [B, 3, H, W] -> float32 with `mean` and `std` of pixels in [0, 1] taken out."""
-    shift = torch.tensor(mean, device=images.device).view(3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - shift) / scale
 
 
 def check_teacher(teacher: Teacher, *, target_dim: int, image_size: int, patch_size: int) -> None:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from eva02_det.checkpoint.hub import find_file
 from eva02_det.checkpoint.io import read_file, state_dict_of
 from eva02_det.utils.errors import UserError
+from eva02_mim.normalise import CLIP_MEAN, CLIP_STD
 
 Rgb = tuple[float, float, float]
 
-CLIP_MEAN: Rgb = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]; OpenAI's CLIP and all of EVA-CLIP
-CLIP_STD: Rgb = (0.26862954, 0.26130258, 0.27577711)
 EVA_CLIP_G = "eva_giant_patch14_clip_224.laion400m"  # timm's name of the published teacher, EVA01-CLIP-g/14
 HEADS = ("head.weight", "visual.head.weight", "visual.trunk.head.weight")  # [D, W]
 OPENAI_HEADS = ("visual.proj", "proj")  # [W, D]: files of the first CLIP, whose names timm translates
