@@ -33,6 +33,7 @@ EXTRAS = {
     "xformers": ["xformers>=0.0.29"],  # another attention kernel; BSD-3
     "mim": [
         "timm>=1.0.12",  # teachers and towers for pre-training; Apache-2.0
+        "open_clip_torch>=2.30",  # further teachers, by the names of their CLIP models; MIT
         "fsspec[http]>=2024.2",  # image shards on remote storage; BSD-3, its http needs aiohttp under Apache-2.0
     ],
     "parquet": ["pyarrow>=15"],  # lists of images in parquet files; Apache-2.0
@@ -49,6 +50,7 @@ EXTRAS = {
         "ruff>=0.9",  # MIT
         "mypy>=1.13",  # MIT
         "timm>=1.0.12",  # independent reference of the backbone; Apache-2.0
+        "open_clip_torch>=2.30",  # teachers in tests; MIT
         "webdataset>=1.0",  # independent reference of the image shards; BSD-3
         "fsspec[http]>=2024.2",  # image shards on remote storage; BSD-3
         "pyarrow>=15",  # lists of images in parquet files; Apache-2.0
