@@ -1,0 +1,143 @@
+"""Checkpoints of a pre-training run: everything that the next step depends on, in one file, whole or not at all."""
+
+import logging
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from eva02_det.checkpoint.io import read_file
+from eva02_det.utils.errors import UserError
+from eva02_det.utils.files import atomic_path
+from eva02_mim.parallel import bare
+
+NAME = re.compile(r"checkpoint_(\d+)\.pt")
+CONTENT = ("model", "optimizer", "step", "parts", "random")
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # sharded or not: the same file
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The files `checkpoint_<steps done>.pt` of a folder, of which the newest `keep` stay (None: all).
+
+    A file holds "model" (a plain state dict: it loads into a detector as it is), "optimizer" (by parameter name), "step",
+    "parts" (what else has a state_dict: loss scale, guard, position in the data) and "random" (the generators of each rank).
+    It is independent of how the student was distributed.
+    """
+
+    def __init__(self, folder: str | Path, student: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int | None = 3) -> None:
+        self.folder, self.keep = Path(folder), keep
+        self.student, self.optimizer = bare(student), optimizer
+        if keep is not None and keep < 1:
+            raise UserError(f"train.checkpoints.keep={keep} keeps nothing to resume from; set 1 or more, or null for all")
+
+    def save(self, step: int, parts: Mapping[str, Any]) -> None:
+        """Write the state after `step` steps; every rank must call this."""
+        model = get_model_state_dict(self.student, options=WHOLE)
+        optimizer = get_optimizer_state_dict(self.student, self.optimizer, options=WHOLE)
+        generators = comm.gather(random_state())
+        if comm.is_main_process():
+            content = {"model": model, "optimizer": optimizer, "step": step, "random": generators}
+            content["parts"] = {name: part.state_dict() for name, part in parts.items()}
+            target = self.folder / f"checkpoint_{step:07d}.pt"
+            with atomic_path(target) as path:
+                torch.save(content, path)
+            logger.info("saved %s", target)
+            self._remove_old()
+        comm.synchronize()
+
+    def newest(self) -> Path | None:
+        """The file of the most steps; None where there is none."""
+        found = files_of(self.folder)
+        return found[-1] if found else None
+
+    def load(self, path: Path, parts: Mapping[str, Any]) -> int:
+        """Put everything back and return the number of steps done; every rank must call this."""
+        content = read_file(path)
+        lost = [key for key in CONTENT if key not in content] or [key for key in parts if key not in content["parts"]]
+        if lost:
+            raise UserError(f"checkpoint {path} holds no {', '.join(lost)}, so the run cannot go on from it; start it anew")
+        self._check(path, content["model"])
+        # both functions keep tensors of what they are given, which lie in the file still
+        set_model_state_dict(self.student, _copied(content["model"]), options=WHOLE)
+        set_optimizer_state_dict(self.student, self.optimizer, _copied(content["optimizer"]), options=WHOLE)
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"][name])
+        generators = content["random"]
+        if len(generators) == comm.get_world_size():
+            set_random_state(generators[comm.get_rank()])
+        else:
+            logger.warning("%s is of %d processes, not %d: drop path draws anew", path, len(generators), comm.get_world_size())
+        logger.info("resumed after step %d from %s", content["step"], path)
+        return int(content["step"])
+
+    def remove_leftovers(self) -> None:
+        """Parts of files that a killed run did not finish."""
+        for part in self.folder.glob(".checkpoint_*.part"):
+            part.unlink(missing_ok=True)
+
+    def _check(self, path: Path, weights: Mapping[str, Tensor]) -> None:
+        own = {name: tuple(tensor.shape) for name, tensor in self.student.state_dict().items()}
+        theirs = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        differing = sorted(name for name in own.keys() | theirs.keys() if own.get(name) != theirs.get(name))
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"checkpoint {path} is of another student: {len(differing)} weights differ, first {name} ({theirs.get(name)} "
+                f"there, {own.get(name)} here); resume with the config of the run, or choose another train.output_dir"
+            )
+
+    def _remove_old(self) -> None:
+        if self.keep is not None:
+            for old in files_of(self.folder)[: -self.keep]:
+                old.unlink(missing_ok=True)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint_*.pt") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def random_state() -> dict[str, Any]:
+    """Every generator of this process, as tensors and plain containers."""
+    numpy = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].clone())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].clone())
+
+
+def _copied(value: Any) -> Any:
+    """Nested containers with their tensors copied."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value

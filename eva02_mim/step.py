@@ -1,0 +1,154 @@
+"""One optimiser step of pre-training, and its loss. Nothing in it waits for the device.
+
+Axes: B images, N patches, K places for hidden patches (padded: weight 0), D width of the teacher's features, S pixels a side.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from eva02_det.utils.errors import UserError
+from eva02_mim.hidden import HiddenTokens
+from eva02_mim.loss import hidden_targets, hidden_token_loss
+from eva02_mim.parallel import any_rank, gradient_exchange, sum_over_ranks, whole
+from eva02_mim.precision import LossScale, autocast
+from eva02_mim.teacher import Teacher
+
+AVERAGES = ("rank", "global")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loader gives: images uint8 [B, 3, S, S], hidden patches [B, K] and their weights, numbers of the samples [B]."""
+
+    images: Tensor
+    hidden: HiddenTokens
+    sample: Tensor
+
+    @classmethod
+    def of(cls, drawn: Mapping[str, Tensor], device: torch.device) -> "Batch":
+        """On the device; the numbers of the samples stay on the host, for which alone they are."""
+        images, index, weight = (drawn[key].to(device, non_blocking=True) for key in ("images", "index", "weight"))
+        return cls(images, HiddenTokens(index, weight), drawn["sample"])
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Micro-batches of equal size, in order."""
+        if len(self.images) % parts:
+            raise UserError(
+                f"a batch of {len(self.images)} images a process does not split into train.accumulate={parts} equal parts; "
+                f"choose a divisor"
+            )
+        split = (self.images, self.hidden.index, self.hidden.weight, self.sample)
+        return [Batch(i, HiddenTokens(n, w), s) for i, n, w, s in zip(*(tensor.chunk(parts) for tensor in split))]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did, as scalars on the device.
+
+    loss: of this process; its mean over all is the loss of the step. norm: of the whole gradient before clipping. skipped:
+    the weights stayed. fault: skipped for values that no smaller loss scale mends. wrong: [B] bool, images of this process
+    whose features or predictions are not finite. sample: [B], on the host.
+    """
+
+    loss: Tensor
+    norm: Tensor
+    skipped: Tensor
+    fault: Tensor
+    wrong: Tensor
+    sample: Tensor
+
+
+@dataclass
+class PretrainStep:
+    """Student and teacher on one batch: forward, backward, clipping, update; a step that is not finite changes nothing.
+
+    Args:
+        student: possibly distributed; (normalised images, hidden tokens) -> predictions [B, K, D].
+        teacher: uint8 images -> features [B, N, D].
+        optimizer: fused where it can skip a step without the host's word.
+        normalise: uint8 images -> what the student sees.
+        clip_norm: bound of the norm of the whole gradient, None for none.
+        accumulate: micro-batches that the batch of a process is split into; gradients are those of their mean.
+        average: over "rank": the mean of the tokens of each micro-batch, then of these means, as published; "global": of all
+            tokens of the step, equal where all images hide as many patches.
+    """
+
+    student: nn.Module
+    teacher: Teacher
+    optimizer: torch.optim.Optimizer
+    normalise: nn.Module
+    device: torch.device
+    precision: str = "bf16"
+    clip_norm: float | None = 3.0
+    accumulate: int = 1
+    average: str = "rank"
+    scale: LossScale = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.average not in AVERAGES:
+            raise UserError(f"train.average={self.average} is not one of {', '.join(AVERAGES)}")
+        autocast(self.precision, self.device)  # refuses an unknown name
+        self.scale = LossScale(self.device, enabled=self.precision == "fp16")
+
+    def __call__(self, batch: Batch, lr: float) -> Outcome:
+        """Learn from `batch`, the part of this process, with the learning rate `lr`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = batch.split(self.accumulate)
+        shares = self._shares(parts)
+        losses, wrong = [], []
+        for number, (part, share) in enumerate(zip(parts, shares)):
+            with gradient_exchange(self.student, last=number == len(parts) - 1):
+                loss, not_finite = self.loss(part)
+                (loss * share * self.scale.value).backward()
+            losses.append(loss.detach() * share)
+            wrong.append(not_finite)
+        loss = torch.stack(losses).sum()
+        norm, skipped, fault = self._update(loss)
+        return Outcome(loss, norm, skipped, fault, torch.cat(wrong), batch.sample)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean loss of the hidden tokens of a micro-batch, and [B] bool: images whose values are not finite."""
+        targets = hidden_targets(self.teacher(batch.images), batch.hidden.index)
+        with autocast(self.precision, self.device):
+            predictions = self.student(self.normalise(batch.images), batch.hidden)
+        loss = hidden_token_loss(predictions, targets, batch.hidden.weight)
+        sums = predictions.detach().float().sum((1, 2)) + targets.float().sum((1, 2))
+        return loss, ~sums.isfinite()
+
+    def _shares(self, parts: list[Batch]) -> list[Tensor | float]:
+        """Factor of each micro-batch's mean: the gradient is their sum here, and the mean over the ranks."""
+        if self.average == "rank":
+            return [1 / len(parts)] * len(parts)
+        counts = torch.stack([part.hidden.weight.sum() for part in parts])
+        return list(counts * comm.get_world_size() / sum_over_ranks(counts.sum()))
+
+    def _update(self, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Clip and step; (norm, skipped, fault), the last two the same on all ranks."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        scaled = whole(nn.utils.get_total_norm([p.grad for p in parameters]))
+        norm = scaled / self.scale.value
+        skipped = any_rank(~(norm.isfinite() & loss.isfinite()))
+        fault = skipped & self.scale.at_floor
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self._step(parameters, skipped)
+        self.scale.update(skipped)
+        return norm, skipped, fault
+
+    def _step(self, parameters: list[nn.Parameter], skipped: Tensor) -> None:
+        """A fused optimiser reads the scale and whether to skip on the device; for another one the host looks."""
+        if self.optimizer.defaults.get("fused"):
+            self.optimizer.grad_scale = self.scale.value.clone()  # type: ignore[attr-defined]  as GradScaler hands them over
+            self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not bool(skipped):
+            for parameter in parameters:
+                parameter.grad.div_(self.scale.value)
+            self.optimizer.step()
+

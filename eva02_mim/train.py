@@ -1,0 +1,144 @@
+"""A pre-training run, from the config to the last checkpoint."""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.utils import comm
+from omegaconf import DictConfig
+
+from eva02_det.utils.errors import UserError
+from eva02_mim import build
+from eva02_mim.checkpoints import Checkpoints
+from eva02_mim.guard import Guard, to_host
+from eva02_mim.parallel import bare, distribute
+from eva02_mim.progress import Reporter, Speed, flops_per_image, peak_tflops
+from eva02_mim.step import Batch, Outcome, PretrainStep
+from eva02_mim.validation import validation_loss
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
+    """Pre-train as `config` says (see configs/common/mim.py); returns what was reported last.
+
+    With `resume` the run goes on after the newest checkpoint of `train.output_dir`, with the next images, as if it had never
+    stopped; where there is none it begins.
+    """
+    build.check_settings(config)
+    run = Run(config)
+    start = run.resume() if resume else run.begin()
+    if start >= run.steps:
+        logger.info("the run has taken all its %d steps", run.steps)
+        return {}
+    return run.go(start)
+
+
+class Run:
+    """Everything a run is made of. `begin` or `resume` says where it starts, `go` trains from there.
+
+    Data are opened before student and teacher are built: what is missing is found before a GPU is used.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.settings, self.device = config.train, build.device_of(config)
+        self.loader, self.validation = build.open_data(config, rank=comm.get_rank(), world=comm.get_world_size())
+        self.steps, self.schedule = build.plan(config, self.loader.steps_per_epoch)
+        teacher = build.build_teacher(config, self.device)
+        student = build.build_student(config, self.device)
+        build.require_match(teacher, student)
+        normalise = instantiate(config.normalise).to(self.device)
+        flops = flops_per_image(teacher, student, normalise, hidden=self.loader.dataset.masks.count)
+        peak = peak_tflops(self.device, self.settings.peak_tflops)
+        self.speed = Speed(self.settings.batch, flops, None if peak is None else peak * comm.get_world_size())
+        if self.settings.compile:
+            build.compile_blocks(student)
+        torch.manual_seed(self.settings.seed + 1 + comm.get_rank())  # drop path differs from rank to rank
+        self.student = distribute(student, self.settings.parallel, self.device)
+        self.step = PretrainStep(
+            self.student,
+            teacher,
+            build.build_optimizer(config, bare(self.student)),
+            normalise,
+            self.device,
+            precision=self.settings.precision,
+            clip_norm=self.settings.clip_grad_norm,
+            accumulate=self.settings.accumulate,
+            average=self.settings.average,
+        )
+        self.guard = Guard(self.settings.max_faults, self.loader.dataset.source.name)
+        folder, keep = Path(self.settings.output_dir), self.settings.checkpoints.keep
+        self.checkpoints = Checkpoints(folder, self.student, self.step.optimizer, keep=keep)
+        self.parts = {"scale": self.step.scale, "guard": self.guard, "data": self.loader}
+
+    def begin(self) -> int:
+        """Step 0; UserError where the folder holds another run, which would be mixed up with this one."""
+        found = self.checkpoints.newest()
+        if found is not None:
+            raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
+        return 0
+
+    def resume(self) -> int:
+        """The number of steps done before, with everything as it was after them."""
+        found = self.checkpoints.newest()
+        if comm.is_main_process():
+            self.checkpoints.remove_leftovers()
+        return 0 if found is None else self.checkpoints.load(found, self.parts)
+
+    def go(self, start: int) -> dict[str, float]:
+        """Steps from `start` to the end, with all that happens between them; the last report."""
+        reporter = Reporter(self.settings.output_dir, self.steps, start=start)
+        batches, window, numbers = iter(self.loader), [], {}
+        eval_period = self.settings.eval_period or self.loader.steps_per_epoch
+        self.student.train()
+        self.speed.restart()
+        for done in range(start + 1, self.steps + 1):
+            window.append(self.step(self._next(batches), self.schedule(done - 1)))
+            saves = self._is_due(done, self.settings.checkpoints.period)
+            validates = self.validation is not None and self._is_due(done, eval_period)
+            if saves or validates or self._is_due(done, self.settings.log_period):
+                numbers |= self._look(done, window)
+                reporter.train(done, numbers)
+            if saves:
+                self.checkpoints.save(done, self.parts)
+            if validates:
+                found = {"validation_loss": validation_loss(self.step, self.validation)}
+                reporter.validation(done, found)
+                numbers |= found
+            if saves or validates:
+                self.speed.restart()
+        reporter.close()
+        return numbers
+
+    def _next(self, batches: Iterator[Any]) -> Batch:
+        since = time.perf_counter()
+        try:
+            batch = Batch.of(next(batches), self.device)
+        except UserError as error:
+            if not comm.is_main_process():  # whose errors alone are shown; this one may be of this rank only
+                sys.stderr.write(f"error in process {comm.get_rank()}: {error}\n")
+            raise
+        self.speed.step(waited_s=time.perf_counter() - since)
+        return batch
+
+    def _is_due(self, done: int, period: int) -> bool:
+        return done % period == 0 or done == self.steps
+
+    def _look(self, done: int, window: list[Outcome]) -> dict[str, float]:
+        """Numbers of the steps since the last look, which is where the host waits for the device; the guard sees each step."""
+        losses, norms, flags = to_host(window)
+        numbers = self.speed.measured()
+        self.speed.restart()
+        self.guard.observe(done - len(window), window, flags)
+        window.clear()
+        taken = [pair for pair, (skipped, _) in zip(zip(losses, norms), flags) if not skipped]
+        columns = zip(*taken) if taken else ((math.nan,), (math.nan,))
+        numbers["loss"], numbers["grad_norm"] = (sum(column) / len(column) for column in columns)
+        numbers |= {"lr": self.schedule(done - 1), "epoch": done / self.loader.steps_per_epoch}
+        return numbers | {"skipped": self.guard.skipped, "broken_images": self.loader.broken.count}
