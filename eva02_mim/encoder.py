@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eva02_det.layers.attention import RotaryAttention
 from eva02_det.layers.drop_path import drop_path_rates
-from eva02_det.layers.patch_embed import PatchEmbed
+from eva02_det.layers.patch_embed import PatchEmbed, Positions
 from eva02_det.layers.rope import rotary_table
 from eva02_det.layers.swiglu import Mlp, SwiGLU
 from eva02_det.layers.trv_block import TrVBlock
@@ -60,7 +60,7 @@ class TrVEncoder(nn.Module):
         sub_ln: bool = True,
         packed: bool | None = None,
         drop_path_rate: float = 0.0,
-        rotary_grid: float | None = None,
+        rotary_grid: int | None = None,
         patch_gradient: float = 1.0,
         attention: str = "sdpa",
         feed_forward: str = "swiglu",
@@ -71,10 +71,10 @@ class TrVEncoder(nn.Module):
         _require_shape(embed_dim, num_heads, patch_size, image_size, feed_forward)
         self.embed_dim, self.head_dim = embed_dim, embed_dim // num_heads
         self.image_size, self.grid = image_size, image_size // patch_size
-        self.rotary_grid = self.grid if rotary_grid is None else rotary_grid
+        self.positions = Positions(self.grid, rotary_grid=self.grid if rotary_grid is None else rotary_grid)
         self.patch_gradient, self.rope, self.use_act_checkpoint = patch_gradient, rope, use_act_checkpoint
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.num_patches, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.positions.rows, embed_dim))
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         packed = not sub_ln if packed is None else packed
         self.blocks = nn.ModuleList(
@@ -136,7 +136,7 @@ class TrVEncoder(nn.Module):
     def table(self, device: torch.device) -> Tensor:
         """Rotary table [1 + N, C / 2, 2]: computed, never saved, and fp32 whatever the precision of the model."""
         build = token_table if torch.compiler.is_compiling() else _cached_table
-        return build(self.grid, self.head_dim, self.rotary_grid, device)
+        return build(self.grid, self.head_dim, self.positions.rotary_grid, device)
 
 
 def _feed_forward(kind: str, dim: int, sub_ln: bool, packed: bool) -> nn.Module:

@@ -28,7 +28,9 @@ def hidden_mask(hidden: HiddenTokens, num_patches: int) -> Tensor:
 
 
 def pack_hidden(mask: Tensor, slots: int | None = None) -> HiddenTokens:
-    """The index arrays of a mask [B, N] or [N] bool: hidden patches in order, then padding up to `slots` (default: the most hidden).
+    """The index arrays of a mask [B, N] or [N] bool: hidden patches in order, then padding up to `slots`.
+
+    For the host: without `slots` their number is the largest count in the batch, and the counts are read in any case.
 
     Raises:
         UserError: where an image hides more patches than there are slots, or where there are more slots than patches.

@@ -90,7 +90,7 @@ class RotaryAttention(nn.Module):
         return self.proj((heads if windows is None else windows.join(heads)).flatten(2))
 
     def _project(self, tokens: Tensor, asking: Tensor | None) -> tuple[Tensor, ...]:
-        """q, k, v, each [B, N, D] (q [B, K, D] where only some ask), from one product with the packed weights where that is a gain.
+        """q, k, v, each [B, N, D], from one product with the packed weights where that is a gain. q is [B, K, D] where K ask.
 
         Not for few tokens: copying the weights costs as much as the product. Not in training: the backward pass would keep
         the packed weights and, for the sake of v, the unrotated q and k (at 4096 tokens 31 MB a block of B, and no faster).

@@ -36,7 +36,8 @@ def rotary_table(grid: tuple[int, int], head_dim: int, *, span: float = 16, devi
 def rotate(heads: Tensor, table: Tensor, *, overwrite: bool = False) -> Tensor:
     """Turn every adjacent pair of channels, [B, N, H, C] by [N, C / 2, 2], in fp32 or better; returns that precision.
 
-    A table [B, N, C / 2, 2] turns each image in its own way. `overwrite` lets the result take the memory of `heads`, where no gradient needs the values.
+    A table [B, N, C / 2, 2] turns each image in its own way. `overwrite` lets the result take the memory of `heads`,
+    where no gradient needs the values.
 
     Two neighbours in memory are one complex number, so the turn is a single product and no channel is moved. A compiler
     generates code for the same sum written with real numbers, but not for complex ones.
