@@ -35,11 +35,11 @@ class Asked(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A batch, and "name: reason" of every unreadable image met on the way; `gave_up` where no neighbour was readable."""
+    """A batch, and "name: reason" of the images asked for that were unreadable; gave_up: of the last neighbour tried."""
 
     batch: dict[str, Tensor]
     broken: list[str]
-    gave_up: bool = False
+    gave_up: str = ""
 
 
 class CropBatches(Dataset[Made]):
@@ -70,11 +70,14 @@ class CropBatches(Dataset[Made]):
         kept: list[int] = []
         hidden: list[tuple[Tensor, Tensor]] = []
         for place, (sample, visit) in enumerate(zip(asked.samples.tolist(), asked.visits.tolist())):
-            image = self._readable(sample, broken)
-            if image is None and self.replace:
-                return Made({}, broken, gave_up=True)
-            if image is None:
-                continue
+            image = read_image(self.source, sample)
+            if isinstance(image, str):
+                broken.append(f"{self.source.name(sample)}: {image}")
+                if not self.replace:
+                    continue
+                image = self._neighbour(sample)
+                if isinstance(image, str):
+                    return Made({}, broken, gave_up=image)
             rng = random.Random(key_of("crop", self.seed, 0 if self.fixed_crops else visit, sample))
             images[len(kept)] = torch.from_numpy(self.crop(image, side, rng).copy())
             hidden.append(self.masks.hidden(self.seed, visit, sample))
@@ -93,15 +96,14 @@ class CropBatches(Dataset[Made]):
             "visit": torch.from_numpy(asked.visits[kept]),
         }
 
-    def _readable(self, sample: int, broken: list[str]) -> Image.Image | None:
-        """The image, or the first readable one after it; the unreadable ones are noted."""
-        for step in range(NEIGHBOURS if self.replace else 1):
+    def _neighbour(self, sample: int) -> Image.Image | str:
+        """The first readable image after one, else why the last one tried is none. All are counted in their turn."""
+        for step in range(1, NEIGHBOURS + 1):
             number = (sample + step) % len(self.source)
             found = read_image(self.source, number)
             if isinstance(found, Image.Image):
                 return found
-            broken.append(f"{self.source.name(number)}: {found}")
-        return None
+        return f"{self.source.name(number)}: {found}"
 
 
 def read_image(source: Source, number: int) -> Image.Image | str:

@@ -9,6 +9,7 @@ from eva02_det.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 NAMED = 10  # names that are logged and kept
+SHOWN = 3  # of them in a sentence
 FEW = 1000  # below this many images a rate says little: the limit is taken of this many
 
 
@@ -22,21 +23,23 @@ class BrokenImages:
     first: list[str] = field(default_factory=list)
 
     def add(self, seen: int, broken: list[str]) -> None:
-        """Account for a batch: how many images it took, and "name: reason" of those that had to be replaced.
+        """Account for a batch: how many images were asked for, and "name: reason" of those that were unreadable.
 
         Raises UserError once more than max_rate of the images were unreadable.
         """
         self.seen += seen
         for text in broken:
             self.count += 1
+            if text in self.first:  # in an earlier epoch
+                continue
             if len(self.first) < NAMED:
                 self.first.append(text)
-                log.warning("unreadable image, replaced by the next one: %s", text)
+                log.warning("unreadable image %s", text)
             elif self.count & (self.count - 1) == 0:  # 16, 32, 64 ...: a bad disk does not flood the log
                 log.warning("%s", self.summary())
         if self.count > self.max_rate * max(self.seen, FEW):
             raise UserError(
-                f"{self.summary()}, more than the allowed {self.max_rate:.1%} (of {FEW} at least); "
+                f"{self.summary()}, more than max_broken={self.max_rate:g} of them (of {FEW} at least); "
                 "repair or remove them, or raise max_broken"
             )
 
@@ -44,7 +47,8 @@ class BrokenImages:
         """One sentence without a full stop."""
         if not self.count:
             return f"all of {self.seen} images were readable"
-        return f"{self.count} of {self.seen} images were unreadable, first {'; '.join(self.first)}"
+        shown = "; ".join(self.first[:SHOWN]) + ("; ..." if len(self.first) > SHOWN else "")
+        return f"{self.count} of {self.seen} images were unreadable, first {shown}"
 
     def state_dict(self) -> dict[str, Any]:
         """The counts and the first names."""

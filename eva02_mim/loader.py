@@ -167,7 +167,9 @@ def _as_it_is(made: Made) -> Made:
 def _account(broken: BrokenImages, made: Made, asked: int) -> None:
     broken.add(asked, made.broken)
     if made.gave_up:
-        raise UserError(f"{NEIGHBOURS} images in a row cannot be read, the last {made.broken[-1]}; check the disk of the images")
+        raise UserError(
+            f"more than {NEIGHBOURS} images in a row cannot be read, the last {made.gave_up}; check the disk of the images"
+        )
 
 
 def mim_loader(

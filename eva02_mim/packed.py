@@ -72,6 +72,6 @@ def read_packed(folder: Path, made_of: dict[str, Any]) -> PackedNames | None:
     """The index in `folder`, or None where there is none or it was made of something else."""
     try:
         packed = PackedNames(folder)
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, json.JSONDecodeError):
         return None
     return packed if packed.about.get("made_of") == made_of and packed.about.get("format") == FORMAT else None

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
@@ -90,6 +91,6 @@ def state(path: str) -> list[Any]:
 
 
 def reason(error: BaseException) -> str:
-    """An error in a few words."""
+    """An error in a few words, the same ones each time it happens."""
     text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-    return text or type(error).__name__
+    return re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", text) or type(error).__name__  # Pillow names the buffer it read

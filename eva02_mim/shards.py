@@ -91,7 +91,7 @@ class TarShards(Source):
         def find() -> "TarShards | None":
             try:
                 about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-            except (FileNotFoundError, json.JSONDecodeError):
+            except (OSError, json.JSONDecodeError):
                 return None
             return cls(shards, folder) if about.get("made_of") == made_of else None
 

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 CACHE_VARIABLE = "EVA02_MIM_CACHE"
+REMEDY = f"set {CACHE_VARIABLE} to a folder that can be written"
 Made = TypeVar("Made")
 
 
@@ -49,8 +50,8 @@ class Source(ABC):
 
 def index_folder(cache: str | Path | None, key: str) -> Path:
     """Where the index of a source lies: below `cache`, else $EVA02_MIM_CACHE, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "eva02_mim"
-    return Path(cache or os.environ.get(CACHE_VARIABLE) or default) / key
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "eva02_mim"
+    return Path(cache or os.environ.get(CACHE_VARIABLE) or default).expanduser() / key
 
 
 def made_once(folder: Path, find: Callable[[], Made | None], make: Callable[[], None]) -> Made:
@@ -79,7 +80,10 @@ def _made_alone(folder: Path, find: Callable[[], Made | None], make: Callable[[]
         return found
     with _locked(folder):
         if (found := find()) is None:
-            make()
+            try:
+                make()
+            except OSError as error:
+                raise UserError(f"cannot write the index {folder}: {error.strerror}; {REMEDY}") from error
             found = find()
     if found is None:
         raise UserError(f"the index {folder} changed while it was written; run again with a cache folder of your own")
@@ -93,9 +97,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         stream = (folder.parent / f".{folder.name}.lock").open("w")
     except OSError as error:
-        raise UserError(
-            f"cannot write the index of images to {folder.parent}: {error.strerror}; set {CACHE_VARIABLE} to a writable folder"
-        ) from error
+        raise UserError(f"cannot write the index {folder}: {error.strerror}; {REMEDY}") from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
