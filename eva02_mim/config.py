@@ -44,7 +44,7 @@ def load_recipe(file: str | Path, overrides: list[str] | None = None) -> DictCon
     config = load_config(file, overrides or ())
     missing = [part for part in PARTS if get(config, part) is None]
     if missing:
-        raise UserError(f"{file} is no pre-training config: no {', '.join(missing)}; start from one in projects/eva02_mim/configs")
+        raise UserError(f"{file} is no pre-training config, it lacks {', '.join(missing)}; start from projects/eva02_mim/configs")
     build.check_settings(config)
     return config
 
