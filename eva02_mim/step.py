@@ -133,12 +133,13 @@ class PretrainStep:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         scaled = whole(nn.utils.get_total_norm([p.grad for p in parameters]))
         norm = scaled / self.scale.value
-        skipped = any_rank(~(norm.isfinite() & loss.isfinite()))
-        fault = skipped & self.scale.at_floor
+        loss_bad = ~loss.isfinite()
+        loss_bad, skipped = any_rank(torch.stack((loss_bad, loss_bad | ~norm.isfinite())))
+        fault = loss_bad | (skipped & self.scale.at_floor)  # what no smaller scale mends
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         self._step(parameters, skipped)
-        self.scale.update(skipped)
+        self.scale.update(skipped & ~fault)
         return norm, skipped, fault
 
     def _step(self, parameters: list[nn.Parameter], skipped: Tensor) -> None:
@@ -151,4 +152,3 @@ class PretrainStep:
             for parameter in parameters:
                 parameter.grad.div_(self.scale.value)
             self.optimizer.step()
-

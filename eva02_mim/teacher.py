@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from eva02_det.layers.pick import pick
 from eva02_det.utils.errors import UserError
 from eva02_mim.normalise import Normalise
 from eva02_mim.towers import EVA_CLIP_G, Rgb, Tower, Wanted, open_clip_tower, seeded_tower, timm_tower
@@ -71,9 +72,21 @@ class FrozenTeacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] uint8 or normalised -> [B, N, D]."""
+        return self._features(images, None)
+
+    def of_patches(self, images: Tensor, index: Tensor) -> Tensor:
+        """Features of the patches `index` [B, K] alone, [B, K, D]: equal to those of `forward`, for less work."""
+        return self._features(images, index)
+
+    def _features(self, images: Tensor, index: Tensor | None) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             with torch.inference_mode():
-                tokens = self.tokens(self._prepared(images).to(self.dtype))
+                pixels = self._prepared(images).to(self.dtype)
+                if index is None:
+                    tokens = self.tokens(pixels)
+                else:
+                    asked = getattr(self.tokens, "of_patches", None)
+                    tokens = asked(pixels, index) if asked else pick(self.tokens(pixels), index)
             with torch.no_grad():  # outside of inference mode, whose tensors the loss could not keep for its backward pass
                 return tokens.clone() if isinstance(self.projection, nn.Identity) else self.projection(tokens)
 
@@ -149,13 +162,25 @@ def load_teacher(
         tower = timm_tower(architecture, source, wanted)
     teacher = FrozenTeacher(tower, dtype=dtype, device=device, resize=resize)
     if compiled:
-        teacher.tokens.compile(dynamic=False)
+        compile_blocks(teacher)
     logger.info(
         "teacher %s: %.1f million weights in %s, %d features of each of %d x %d patches",
         *(teacher.name, sum(weight.numel() for weight in teacher.parameters()) / 1e6, dtype, teacher.dim),
         *(teacher.image_size // teacher.patch_size,) * 2,
     )
     return teacher
+
+
+def compile_blocks(teacher: FrozenTeacher) -> None:
+    """torch.compile of every block but the last, which may be asked for some tokens; equal blocks share the code."""
+    for block in list(getattr(getattr(teacher.tokens, "trunk", teacher.tokens), "blocks", ()))[:-1]:
+        block.compile(dynamic=False)
+
+
+def features_of(teacher: Teacher, images: Tensor, index: Tensor) -> Tensor:
+    """Features of the patches `index` [B, K], [B, K, D]: computed for them alone where the teacher can."""
+    asked = getattr(teacher, "of_patches", None)
+    return asked(images, index) if asked else pick(teacher(images), index)
 
 
 def check_teacher(teacher: Teacher, *, target_dim: int, image_size: int, patch_size: int) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from eva02_det.checkpoint.hub import find_file
 from eva02_det.checkpoint.io import read_file, state_dict_of
+from eva02_det.layers.pick import pick
 from eva02_det.utils.errors import UserError
+from eva02_mim.last_block import with_last_block
 from eva02_mim.normalise import CLIP_MEAN, CLIP_STD
 
 Rgb = tuple[float, float, float]
@@ -72,10 +74,22 @@ class TimmTokens(nn.Module):
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
+        self.last = (with_last_block(trunk),)  # a tuple: it is a part of the trunk already
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.trunk.forward_features(images)[:, self.trunk.num_prefix_tokens :]
         return self.trunk.fc_norm(tokens)  # holds the final norm where the network averages the tokens, else nothing
+
+    def of_patches(self, images: Tensor, index: Tensor) -> Tensor:
+        """Tokens of the patches `index` [B, K] alone: [B, K, W]."""
+        last = self.last[0]
+        if last is None:
+            return pick(self(images), index)
+        last.asked = index + self.trunk.num_prefix_tokens
+        try:
+            return self.trunk.fc_norm(self.trunk.forward_features(images))
+        finally:
+            last.asked = None
 
 
 class ClipTokens(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 
 from eva02_det.utils.errors import UserError
 from eva02_mim.normalise import CLIP_MEAN, CLIP_STD, Normalise
-from eva02_mim.teacher import FrozenTeacher, SeededTeacher, check_teacher, fingerprint
+from eva02_mim.teacher import FrozenTeacher, SeededTeacher, check_teacher, features_of, fingerprint
 from eva02_mim.towers import tower_of_timm
 from tests.mim.small_teacher import hidden_stream, pictures, small_eva
 
@@ -119,3 +119,28 @@ def test_a_fingerprint_follows_the_weights_and_the_view_and_not_the_moment() -> 
     other = SeededTeacher(8, image_size=56)
     other.std = (0.2, 0.2, 0.2)
     assert fingerprint(one) != fingerprint(other)
+
+
+@pytest.mark.parametrize("kind", ["eva", "eva without projection", "vit", "seeded"])
+def test_features_of_some_patches_are_the_ones_of_these_patches_among_all(kind: str) -> None:
+    if kind == "seeded":
+        teacher = SeededTeacher(8)
+    elif kind == "vit":
+        trunk = timm.create_model("vit_tiny_patch16_224", depth=2)
+        teacher = FrozenTeacher(tower_of_timm(trunk, "vit", project=False), dtype="fp32")
+    else:
+        teacher = FrozenTeacher(tower_of_timm(small_eva(), "g", project=kind == "eva"), dtype="fp32")
+    index = torch.tensor([[3, 7, 0, 195, 3], [1, 2, 100, 50, 194]])
+    everywhere = teacher(pictures())
+    expected = torch.stack([features[places] for features, places in zip(everywhere, index)])
+    torch.testing.assert_close(features_of(teacher, pictures(), index), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(teacher(pictures()), everywhere, msg="asking for some leaves nothing behind")
+
+
+def test_the_published_teachers_kind_computes_the_last_feed_forward_layer_for_the_patches_asked_for_only() -> None:
+    teacher = FrozenTeacher(tower_of_timm(small_eva(), "g", project=True), dtype="fp32")
+    seen = []
+    for layer in (teacher.tokens.trunk.blocks[-1].block.mlp, teacher.tokens.trunk.norm, teacher.projection):
+        layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0].shape[1]))
+    teacher.of_patches(pictures(), torch.zeros(2, 5, dtype=torch.int64))
+    assert seen == [5, 5, 5]
