@@ -1,7 +1,12 @@
 """What a worker process does: reads, decodes, crops and masks the images of one batch, and tells which were unreadable."""
 
+import os
 import random
-from typing import NamedTuple, Protocol
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +20,7 @@ from eva02_mim.order import Ints, key_of
 from eva02_mim.sources import Source
 
 # Axes: B images, S pixels of a side, K slots for hidden patches.
+READ_AHEAD = 8  # images that are read while one is decoded
 NEIGHBOURS = 100  # tried in a row after an unreadable image before the batch is given up
 
 
@@ -62,6 +68,7 @@ class CropBatches(Dataset[Made]):
     ) -> None:
         self.source, self.crop, self.masks = source, crop, masks
         self.image_size, self.seed, self.fixed_crops, self.replace = image_size, seed, fixed_crops, replace
+        self._readers: tuple[int, ThreadPoolExecutor] | None = None  # (process, its threads)
 
     def __getitem__(self, asked: Asked) -> Made:
         side, total = self.image_size, len(asked.samples)
@@ -69,8 +76,10 @@ class CropBatches(Dataset[Made]):
         broken: list[str] = []
         kept: list[int] = []
         hidden: list[tuple[Tensor, Tensor]] = []
-        for place, (sample, visit) in enumerate(zip(asked.samples.tolist(), asked.visits.tolist())):
-            image = read_image(self.source, sample)
+        for place, (sample, visit, content) in enumerate(
+            zip(asked.samples.tolist(), asked.visits.tolist(), self._contents(asked.samples.tolist()))
+        ):
+            image = decoded(content)
             if isinstance(image, str):
                 broken.append(f"{self.source.name(sample)}: {image}")
                 if not self.replace:
@@ -83,6 +92,20 @@ class CropBatches(Dataset[Made]):
             hidden.append(self.masks.hidden(self.seed, visit, sample))
             kept.append(place)
         return Made(self._joined(images[: len(kept)], hidden, asked, kept), broken)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": None}
+
+    def _contents(self, samples: list[int]) -> Iterator[bytes | str]:
+        """What `read` gives for each sample; the next few are being read meanwhile, which hides the latency of the storage."""
+        if self._readers is None or self._readers[0] != os.getpid():  # threads do not follow into a forked process
+            self._readers = os.getpid(), ThreadPoolExecutor(READ_AHEAD)
+        coming = iter(samples)
+        ahead = deque(self._readers[1].submit(read, self.source, sample) for sample in islice(coming, READ_AHEAD))
+        while ahead:
+            content = ahead.popleft().result()
+            ahead.extend(self._readers[1].submit(read, self.source, sample) for sample in islice(coming, 1))
+            yield content
 
     def _joined(self, images: Tensor, hidden: list[tuple[Tensor, Tensor]], asked: Asked, kept: list[int]) -> dict[str, Tensor]:
         """images [B, S, S, 3] and the rest as the tensors of a batch; made anew, so that it can be pinned or shared."""
@@ -100,19 +123,29 @@ class CropBatches(Dataset[Made]):
         """The first readable image after one, else why the last one tried is none. All are counted in their turn."""
         for step in range(1, NEIGHBOURS + 1):
             number = (sample + step) % len(self.source)
-            found = read_image(self.source, number)
+            found = decoded(read(self.source, number))
             if isinstance(found, Image.Image):
                 return found
         return f"{self.source.name(number)}: {found}"
 
 
-def read_image(source: Source, number: int) -> Image.Image | str:
-    """An image in RGB, or why there is none: storage and decoders raise many kinds of errors for the same fact."""
+def read(source: Source, number: int) -> bytes | str:
+    """The encoded image, or why there is none: storages raise many kinds of errors for the same fact."""
     try:
-        return decode(source[number])
+        return source[number]
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  counted, named and limited by BrokenImages
+        return f"{type(error).__name__}: {remote.reason(error)}"
+
+
+def decoded(content: bytes | str) -> Image.Image | str:
+    """The image in RGB, or why there is none; a text from `read` is passed on."""
+    try:
+        return content if isinstance(content, str) else decode(content)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  decoders too raise whatever they like
         return f"{type(error).__name__}: {remote.reason(error)}"
 
 

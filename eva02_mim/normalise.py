@@ -13,6 +13,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Normalise(nn.Module):
     """uint8 [B, 3, H, W] -> (pixel / 255 - mean) / std as `dtype`, on the crops' own device. Adds nothing to a state dict."""
 
+    factor: Tensor
+    shift: Tensor
+
     def __init__(
         self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD, dtype: torch.dtype = torch.float32
     ) -> None:

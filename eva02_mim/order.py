@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,7 @@ def permute(positions: Ints, size: int, key: int) -> Ints:
     results that fall outside range(size) go through it again until they fall inside.
     """
     if size <= SORTED_UP_TO:
-        everyone = np.arange(size, dtype=np.uint64)
-        return np.argsort(_scramble(everyone ^ np.uint64(key)), kind="stable")[positions]
+        return _sorted(size, key)[positions]
     bits = int(size - 1).bit_length()
     values = positions.astype(np.uint64)
     outside = np.ones(len(values), dtype=bool)
@@ -38,13 +38,23 @@ def permute(positions: Ints, size: int, key: int) -> Ints:
     return values.astype(np.int64)
 
 
+@lru_cache(maxsize=16)
+def _sorted(size: int, key: int) -> Ints:
+    """range(size) in the order of hashes; kept for the batches that follow."""
+    return np.argsort(_scramble(np.arange(size, dtype=np.uint64) ^ np.uint64(key)), kind="stable")
+
+
+@lru_cache(maxsize=64)
+def _salts(key: int) -> tuple[np.uint64, ...]:
+    return tuple(np.uint64(key_of(key, step)) for step in range(ROUNDS))
+
+
 def _feistel(values: NDArray[np.uint64], bits: int, key: int) -> NDArray[np.uint64]:
     """One pass over range(2 ** bits): the two halves of a number change each other by turns."""
     low_bits = np.uint64(bits // 2)
     low_mask, high_mask = np.uint64((1 << (bits // 2)) - 1), np.uint64((1 << (bits - bits // 2)) - 1)
     low, high = values & low_mask, values >> low_bits
-    for step in range(ROUNDS):
-        salt = np.uint64(key_of(key, step))
+    for step, salt in enumerate(_salts(key)):
         if step % 2:
             low = low ^ (_scramble(high ^ salt) & low_mask)
         else:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tarfile
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,7 @@ class TarShards(Source):
         self._ends = np.cumsum(about["counts"])
         self._spans: NDArray[np.int64] | None = None
         self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._lock = threading.Lock()  # of _open: several threads read
 
     @classmethod
     def open(cls, shards: list[str], cache: str | Path | None = None) -> "TarShards":
@@ -117,7 +119,11 @@ class TarShards(Source):
         return f"{self.shards[shard]}/{member}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_spans": None, "_open": OrderedDict()}  # a worker opens and maps what it needs
+        kept = {key: value for key, value in self.__dict__.items() if key != "_lock"}
+        return {**kept, "_spans": None, "_open": OrderedDict()}  # a worker opens and maps what it needs
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def _place(self, number: int) -> tuple[int, int, int]:
         """(shard, first byte, bytes) of an image."""
@@ -130,10 +136,11 @@ class TarShards(Source):
         path = self.shards[shard]
         if remote.is_remote(path):
             return remote.read_range(path, start, end)
-        stream = self._open.pop(shard, None) or open(path, "rb", buffering=0)  # noqa: SIM115  kept open for the next image
-        self._open[shard] = stream
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
+        with self._lock:
+            stream = self._open.pop(shard, None) or open(path, "rb", buffering=0)  # noqa: SIM115  kept for the next image
+            self._open[shard] = stream
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)  # closed once no thread reads from it any more
         return os.pread(stream.fileno(), end - start, start)  # moves no position, so a forked worker may share the file
 
 
@@ -171,7 +178,7 @@ def _spans_of(shard: str) -> NDArray[np.int64]:
 def _members(stream: BinaryIO) -> Iterator[tuple[int, int]]:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members = []  # tarfile would keep them all
+            vars(archive)["members"] = []  # tarfile would keep them all
             if member.isfile() and member.name.lower().endswith(EXTENSIONS) and not os.path.basename(member.name).startswith("."):
                 yield member.offset_data, member.size
         # a file cut off between two members ends like a whole one, except for the block of zeros that closes an archive

@@ -4,6 +4,7 @@ import http.server
 import io
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,8 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         if span is None or not path.is_file():
             super().do_GET()
             return
+        self._count(1)
+        time.sleep(0.005)  # the latency of remote storage, in small
         content = path.read_bytes()
         first, last = int(span[1]), min(int(span[2] or len(content) - 1), len(content) - 1)
         self.send_response(206)
@@ -83,7 +86,14 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(last - first + 1))
         self.end_headers()
         self.wfile.write(content[first : last + 1])
-        self.server.parts += 1  # type: ignore[attr-defined]
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        server = self.server
+        with server.lock:
+            server.running += change
+            server.at_once = max(server.at_once, server.running)
+            server.parts += change == 1
 
     def end_headers(self) -> None:
         self.send_header("Accept-Ranges", "bytes")
@@ -95,13 +105,14 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, http.server.ThreadingHTTPServer]]:
-    """(address, server) of a folder on this machine; `server.parts` counts the answers that were part of a file."""
+    """(address, server) of a folder. Of the server: `parts` answers with a part of a file, `at_once` of them together."""
 
     def handler(*arguments: object) -> _Files:
-        return _Files(*arguments, directory=str(folder))  # type: ignore[arg-type]
+        return _Files(*arguments, directory=str(folder))
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.parts = 0  # type: ignore[attr-defined]
+        server.parts = server.running = server.at_once = 0
+        server.lock = threading.Lock()
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

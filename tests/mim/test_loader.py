@@ -1,7 +1,10 @@
 """The training loader: the same batches from any processes and after any break, and what becomes of broken images."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,15 +85,41 @@ def test_the_number_of_workers_changes_nothing(source: Source, workers: int):
     assert same(take(small_loader(source, workers=workers), 17), take(small_loader(source), 17))
 
 
-def test_neither_global_random_state_nor_torch_threads_matter(source: Source):
+def test_global_random_states_neither_matter_nor_are_touched(source: Source):
     expected = take(small_loader(source), 3)
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
     assert same(take(small_loader(source), 3), expected)
-    state = random.getstate()
-    take(small_loader(source), 3)
-    assert random.getstate() == state  # nor are they consumed
+    states = random.getstate(), torch.get_rng_state(), np.random.get_state()[2]
+    take(small_loader(source, workers=1), 3)
+    assert (random.getstate(), np.random.get_state()[2]) == (states[0], states[2])  # nor are they consumed
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+def test_a_loader_used_in_this_process_serves_forked_ones_too(source: Source):
+    loader = small_loader(source)
+    first = take(loader, 2)
+    loader.workers = 2
+    assert same(first + take(loader, 2), take(small_loader(source), 4))
+
+
+def test_workers_that_inherit_nothing_make_the_same_batches(source: Source):
+    script = (
+        "import multiprocessing, sys, torch\n"
+        "from tests.mim.image_files import small_loader, take\n"
+        "from eva02_mim.images import open_source\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    batches = take(small_loader(open_source(sys.argv[1]), workers=1), 3)\n"
+        "    torch.save(batches, sys.argv[2])\n"
+    )
+    root = Path(source.name(0)).parents[1]
+    file, out = root.parent / "run.py", root.parent / "batches.pt"
+    file.write_text(script)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, str(file), str(root), str(out)], check=True, env=env)
+    assert same(torch.load(out), take(small_loader(source), 3))
 
 
 @pytest.mark.parametrize(("world", "workers"), [(2, 0), (2, 2), (4, 1)])

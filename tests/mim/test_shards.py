@@ -127,6 +127,7 @@ def test_shards_from_a_server_give_the_batches_of_local_ones(folder: Path, worke
         parts = server.parts
         batches = take(small_loader(afar, workers=workers), 8)
         assert server.parts - parts >= 8 * 4  # one part of a file for each image, not whole files
+        assert server.at_once > 1  # which are read while others are decoded
     assert same(batches, take(small_loader(open_source(folder)), 8))
 
 

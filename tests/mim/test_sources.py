@@ -4,12 +4,14 @@ import logging
 import multiprocessing
 import os
 import pickle
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+import torch.distributed as dist
 from torchvision.datasets import ImageFolder as LabelledFolder
 
 from eva02_det.utils.errors import UserError
@@ -110,6 +112,38 @@ def open_and_tell(root: Path, together: Any, told: Any) -> None:
     logger.addHandler(handler)
     together.wait()
     told.put((len(open_source(root)), any("walking" in message for message in messages)))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("images", [20, 0])
+def test_the_ranks_of_a_job_wait_for_one_that_walks_the_tree_and_fail_together(tmp_path: Path, images: int):
+    write_images(tmp_path / "images", images)
+    (tmp_path / "images").mkdir(exist_ok=True)
+    fork = multiprocessing.get_context("fork")
+    told = fork.Queue()
+    store = tmp_path / "store"
+    running = [fork.Process(target=open_in_job, args=(tmp_path / "images", rank, store, told)) for rank in range(2)]
+    for process in running:
+        process.start()
+    answers = [told.get(timeout=120) for _ in running]
+    for process in running:
+        process.join()
+    if images:
+        assert sorted(answers) == [(20, False), (20, True)]
+    else:
+        assert len(set(answers)) == 1
+        assert "holds no image" in answers[0]
+
+
+def open_in_job(root: Path, rank: int, store: Path, told: Any) -> None:
+    """`open_and_tell` as one of two ranks; puts the sentence of a failure instead."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    try:
+        open_and_tell(root, threading.Barrier(1), told)
+    except UserError as error:
+        told.put(str(error))
+    finally:
+        dist.destroy_process_group()
 
 
 def test_names_are_written_and_read_without_being_held_in_memory(tmp_path: Path):
