@@ -24,13 +24,12 @@ from torch import Tensor, nn
 import eva02_det  # noqa: F401  activates the provider of detectron2
 from benchmarks.plain_mim import PlainStep, adamw, plain_predictions
 from eva02_mim.hidden import HiddenTokens, hidden_mask
-from eva02_mim.loss import hidden_targets
 from eva02_mim.masking import BlockMasks
 from eva02_mim.normalise import Normalise
 from eva02_mim.precision import autocast
 from eva02_mim.step import Batch, PretrainStep
 from eva02_mim.student import MimStudent
-from eva02_mim.teacher import FrozenTeacher
+from eva02_mim.teacher import FrozenTeacher, features_of
 from eva02_mim.towers import EVA_CLIP_G, tower_of_timm
 
 WIDTH, HEADS = 768, 12  # of B
@@ -52,8 +51,10 @@ class Sides:
         self.normalise = Normalise().to(device)
         self.images = self.normalise(self.batch.images), self.normalise(self.batch.images)  # the host sends it twice
         plain = copy.deepcopy(student)
-        self.plain = PlainStep(plain, trunk, adamw(plain, fused=True), low)
         teacher = FrozenTeacher(tower_of_timm(copy.deepcopy(trunk), "g", project=True), dtype=options.dtype, device=device)
+        for block in trunk.blocks:
+            block.attn.fused_attn = options.plain_attention == "sdpa"
+        self.plain = PlainStep(plain, trunk, adamw(plain, fused=True), low, scores=options.plain_attention == "scores")
         self.ours = PretrainStep(student, teacher, adamw(student, fused=True), self.normalise, device, options.dtype)
 
     def losses(self, steps: int) -> list[tuple[float, float]]:
@@ -74,7 +75,7 @@ class Sides:
         }
 
     def our_targets(self) -> Tensor:
-        return hidden_targets(self.ours.teacher(self.batch.images), self.batch.hidden.index)
+        return features_of(self.ours.teacher, self.batch.images, self.batch.hidden.index)
 
     def plain_targets(self) -> Tensor:
         trunk = self.plain.teacher
@@ -88,7 +89,7 @@ class Sides:
 
     def plain_student(self) -> None:
         with autocast(self.precision, self.ours.device):
-            predictions = plain_predictions(self.plain.student, self.images[0], self.mask)
+            predictions = plain_predictions(self.plain.student, self.images[0], self.mask, self.plain.scores)
         backward(predictions, self.plain.student)
 
 
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--student-depth", type=int, default=4)
     parser.add_argument("--teacher-depth", type=int, default=13, help="40 of 12 blocks of the student are 13 of 4")
+    parser.add_argument("--plain-attention", default="sdpa", choices=("sdpa", "scores"), help="scores: all of them in memory")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
     parser.add_argument("--threads", type=int, default=2)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.plain_trv import interleave
+from eva02_det.layers.attention import math_attention
 from eva02_mim.groups import decay_groups
 from eva02_mim.student import MimStudent
 
@@ -26,6 +27,7 @@ class PlainStep:
     optimizer: torch.optim.Optimizer
     precision: torch.dtype
     clip_norm: float = 3.0
+    scores: bool = False  # all attention scores in memory, for want of a fused kernel
 
     def __call__(self, for_student: Tensor, for_teacher: Tensor, mask: Tensor) -> float:
         """Normalised images [B, 3, S, S] twice, mask [B, N] bool, True = hidden; the loss."""
@@ -35,7 +37,7 @@ class PlainStep:
             tokens = self.teacher.forward_features(for_teacher)
             targets = self.teacher.head(tokens[:, 1:])[mask]
         with torch.autocast(kind, self.precision, low):
-            predictions = plain_predictions(self.student, for_student, mask)
+            predictions = plain_predictions(self.student, for_student, mask, self.scores)
         loss = -F.cosine_similarity(predictions.float(), targets.float(), dim=-1).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
@@ -43,7 +45,7 @@ class PlainStep:
         return loss.item()
 
 
-def plain_predictions(student: MimStudent, images: Tensor, mask: Tensor) -> Tensor:
+def plain_predictions(student: MimStudent, images: Tensor, mask: Tensor, scores: bool = False) -> Tensor:
     """[B, 3, S, S] and [B, N] bool -> [M, D]."""
     patches = student.patch_embed.proj(images).flatten(2).transpose(1, 2)
     patches = patches * student.patch_gradient + patches.detach() * (1 - student.patch_gradient)
@@ -52,7 +54,7 @@ def plain_predictions(student: MimStudent, images: Tensor, mask: Tensor) -> Tens
     z = torch.cat((student.cls_token.expand(len(images), -1, -1), patches), 1) + student.pos_embed
     cos, sin = tables(student.grid, student.head_dim, images.device)
     for block in student.blocks:
-        z = z + attend(block.attn, block.norm1(z), cos, sin)
+        z = z + attend(block.attn, block.norm1(z), cos, sin, scores)
         x = block.norm2(z)
         z = z + block.mlp.w3(block.mlp.ffn_ln(F.silu(block.mlp.w1(x)) * block.mlp.w2(x)))
     return student.lm_head(student.norm(z)[:, 1:][mask])
@@ -66,12 +68,13 @@ def tables(side: int, channels: int, device: torch.device) -> tuple[Tensor, Tens
     return both.cos(), both.sin()
 
 
-def attend(attn: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def attend(attn: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, scores: bool) -> Tensor:
     """[B, 1 + N, W] -> the same; the class token does not turn."""
     projections = ((attn.q_proj, attn.q_bias), (attn.k_proj, None), (attn.v_proj, attn.v_bias))
     q, k, v = (F.linear(x, p.weight, bias).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for p, bias in projections)
     q, k = (torch.cat((t[:, :, :1], t[:, :, 1:] * cos + interleave(t[:, :, 1:]) * sin), 2).type_as(v) for t in (q, k))
-    return attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
+    attention = math_attention if scores else F.scaled_dot_product_attention
+    return attn.proj(attention(q, k, v).transpose(1, 2).reshape(x.shape))
 
 
 def adamw(model: nn.Module, *, fused: bool) -> torch.optim.AdamW:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from eva02_det.utils.errors import UserError
 from eva02_mim.hidden import HiddenTokens
-from eva02_mim.loss import hidden_targets, hidden_token_loss
+from eva02_mim.loss import hidden_token_loss
 from eva02_mim.parallel import any_rank, gradient_exchange, sum_over_ranks, whole
 from eva02_mim.precision import LossScale, autocast
-from eva02_mim.teacher import Teacher
+from eva02_mim.teacher import Teacher, features_of
 
 AVERAGES = ("rank", "global")
 
@@ -114,7 +114,7 @@ class PretrainStep:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss of the hidden tokens of a micro-batch, and [B] bool: images whose values are not finite."""
-        targets = hidden_targets(self.teacher(batch.images), batch.hidden.index)
+        targets = features_of(self.teacher, batch.images, batch.hidden.index)
         with autocast(self.precision, self.device):
             predictions = self.student(self.normalise(batch.images), batch.hidden)
         loss = hidden_token_loss(predictions, targets, batch.hidden.weight)

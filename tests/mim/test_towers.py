@@ -64,11 +64,11 @@ def test_the_real_teacher_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
         trunk = timm.create_model(EVA_CLIP_G)
     assert sum(weight.numel() for weight in trunk.parameters()) == 1_012_588_928
+    shapes = {key: value.shape for key, value in trunk.state_dict().items()}
     tower = tower_of_timm(trunk, EVA_CLIP_G, project=True)
     kept = [*tower.tokens.parameters(), *tower.projection.parameters()]
     assert sum(weight.numel() for weight in kept) == 1_012_588_928
     assert (tower.dim, tower.image_size, tower.patch_size) == (1024, 224, 14)
-    shapes = {key: value.shape for key, value in trunk.state_dict().items()}
     assert shapes["pos_embed"] == (1, 257, 1408)
     assert shapes["blocks.39.mlp.fc1.weight"] == (6144, 1408)
 
