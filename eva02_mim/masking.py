@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eva02_det.utils.errors import UserError
-from eva02_mim.hidden import HiddenTokens, pack_hidden
+from eva02_mim.hidden import HiddenTokens
 
 ATTEMPTS = 10  # to place one block, after which the mask stays short
 
@@ -45,21 +46,28 @@ class BlockMasks:
 
     def draw(self, seed: int, epoch: int, index: int) -> Tensor:
         """The mask of image `index` in `epoch`: [N] bool. The same for the same three numbers, in any process."""
-        return self.draw_with(random.Random(f"mask {seed} {epoch} {index}"))
+        return self.draw_with(_source(seed, epoch, index))
 
     def draw_with(self, source: random.Random) -> Tensor:
         """The next mask of a source of random numbers, which it consumes in the published order: [N] bool."""
-        mask = self._blocks(source)
-        if self.exact:
-            free = [place for place in range(self.grid**2) if not mask >> place & 1]
-            for place in source.sample(free, self.count - mask.bit_count()):
-                mask |= 1 << place
-        raw = np.frombuffer(mask.to_bytes(-(-(self.grid**2) // 8), "little"), dtype=np.uint8)
-        return torch.from_numpy(np.unpackbits(raw, count=self.grid**2, bitorder="little").view(np.bool_))
+        return torch.from_numpy(self._mask(source))
 
     def hidden(self, seed: int, epoch: int, index: int) -> HiddenTokens:
         """`draw` as arrays: index [K] int64 and weight [K], 0 for the slots that this mask leaves empty."""
-        return pack_hidden(self.draw(seed, epoch, index), self.count)
+        places = np.flatnonzero(self._mask(_source(seed, epoch, index)))
+        slots = torch.zeros(self.count, dtype=torch.int64)
+        slots[: len(places)] = torch.from_numpy(places)
+        return HiddenTokens(slots, (torch.arange(self.count) < len(places)).float())
+
+    def _mask(self, source: random.Random) -> NDArray[np.bool_]:
+        """[N]."""
+        patches, mask = self.grid**2, self._blocks(source)
+        if self.exact:
+            free = [place for place in range(patches) if not mask >> place & 1]
+            for place in source.sample(free, self.count - mask.bit_count()):
+                mask |= 1 << place
+        raw = np.frombuffer(mask.to_bytes(-(-patches // 8), "little"), dtype=np.uint8)
+        return np.unpackbits(raw, count=patches, bitorder="little").view(np.bool_)
 
     def _blocks(self, source: random.Random) -> int:
         mask, left = 0, self.count
@@ -86,6 +94,11 @@ class BlockMasks:
             if 1 <= (block & ~mask).bit_count() <= left:
                 return block
         return None
+
+
+def _source(seed: int, epoch: int, index: int) -> random.Random:
+    # a text as the seed: Python hashes it the same in every process, and no two triples can meet as sums or products might
+    return random.Random(f"mask {seed} {epoch} {index}")
 
 
 def striped_mask(grid: int = 16) -> Tensor:
