@@ -131,9 +131,9 @@ class ListedNames(ManyNames):
 
 
 def private_mib(pid: int) -> float:
-    """Memory that this process shares with no other."""
+    """Memory of this process alone that cannot be had again from a file: pages of the index count for nobody."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
 
 
 def worker_mib(source: Source, steps: int) -> float:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
@@ -39,13 +40,19 @@ def opened(path: str) -> BinaryIO:
         if not is_remote(path):
             return open(path, "rb")
         files, inner = file_system(path)
-        return files.open(inner, "rb", block_size=1 << 20)
-    except OSError as error:
+        return patiently(lambda: files.open(inner, "rb", block_size=1 << 20), path)
+    except failures() as error:
         raise UserError(f"cannot read {path}: {reason(error)}; check that it exists and may be read") from error
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """The errors of storages: those of the system, and of http, whose package has its own."""
+    http = sys.modules.get("aiohttp")
+    return (OSError, http.ClientError) if http else (OSError,)
+
+
 def read(path: str) -> bytes:
-    """All of a file or address; raises OSError."""
+    """All of a file or address; raises what `failures` names."""
     if not is_remote(path):
         with open(path, "rb") as stream:
             return stream.read()
@@ -54,7 +61,7 @@ def read(path: str) -> bytes:
 
 
 def read_range(path: str, start: int, end: int) -> bytes:
-    """Bytes start to end of an address; raises OSError."""
+    """Bytes start to end of an address; raises what `failures` names."""
     files, inner = file_system(path)
     return patiently(lambda: files.cat_file(inner, start=start, end=end), path)
 
@@ -64,14 +71,25 @@ def patiently(ask: Callable[[], Answer], what: str) -> Answer:
     for attempt in range(TRIES):
         try:
             return ask()
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError as error:
-            if attempt == TRIES - 1:
+        except failures() as error:
+            if attempt == TRIES - 1 or _is_final(error):
                 raise
             log.info("reading %s failed (%s), trying again", what, reason(error))
             time.sleep(FIRST_PAUSE_S * 2**attempt)
     raise AssertionError("not reached")
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again is useless: not there, or forbidden (http's 4xx, but for "timeout" and "too many requests")."""
+    status = getattr(_origin(error), "status", None)
+    if status is None:
+        return isinstance(error, FileNotFoundError | PermissionError)
+    return 400 <= status < 500 and status not in (408, 429)
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What fsspec calls "not found" where a server gave another answer: that answer."""
+    return error.__cause__ if error.__cause__ is not None and hasattr(error.__cause__, "status") else error
 
 
 def state(path: str) -> list[Any]:
@@ -85,12 +103,13 @@ def state(path: str) -> list[Any]:
     files, inner = file_system(path)
     try:
         info = patiently(lambda: files.info(inner), path)
-    except OSError as error:
+    except failures() as error:
         raise UserError(f"cannot read {path}: {reason(error)}; check that it exists and may be read") from error
     return [info.get("size"), str(next((info[key] for key in ("ETag", "etag", "LastModified", "mtime") if key in info), ""))]
 
 
 def reason(error: BaseException) -> str:
     """An error in a few words, the same ones each time it happens."""
+    error = _origin(error)
     text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
     return re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", text) or type(error).__name__  # Pillow names the buffer it read

@@ -114,7 +114,7 @@ class TarShards(Source):
         shard, start, _ = self._place(number)
         try:
             member = tarfile.TarInfo.frombuf(self._read(shard, start - BLOCK, start), "utf-8", "surrogateescape").name
-        except (OSError, tarfile.TarError):
+        except (*remote.failures(), tarfile.TarError):
             member = f"byte {start}"
         return f"{self.shards[shard]}/{member}"
 
@@ -164,10 +164,14 @@ def _write_index(folder: Path, shards: list[str], made_of: dict[str, Any]) -> No
 
 def _spans_of(shard: str) -> NDArray[np.int64]:
     """First byte and size of the images in a shard: int64 [n, 2]. UserError for what is no whole, uncompressed tar file."""
-    try:
+
+    def members() -> list[tuple[int, int]]:
         with remote.opened(shard) as stream:
-            found = list(_members(stream))
-    except (OSError, tarfile.TarError, EOFError) as error:
+            return list(_members(stream))
+
+    try:
+        found = remote.patiently(members, shard) if remote.is_remote(shard) else members()
+    except (*remote.failures(), tarfile.TarError, EOFError) as error:
         raise UserError(
             f"the shard {shard} cannot be read as an uncompressed tar file ({remote.reason(error)}); "
             "fetch or write it again, or leave it out"

@@ -71,7 +71,22 @@ def joined(parts: list[Batch]) -> Batch:
 class _Files(http.server.SimpleHTTPRequestHandler):
     """Serves files and parts of files, as object stores do; the standard handler knows no parts."""
 
+    def do_HEAD(self) -> None:
+        if not self._fails():
+            super().do_HEAD()
+
+    def _fails(self) -> bool:
+        """Whether this answer is one of those that are to fail, as those of busy storage do; it is given then."""
+        with self.server.lock:
+            self.server.busy -= 1
+            fails = self.server.busy >= 0
+        if fails:
+            self.send_error(503)
+        return fails
+
     def do_GET(self) -> None:
+        if self._fails():
+            return
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
         if span is None or not path.is_file():
@@ -105,13 +120,16 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, http.server.ThreadingHTTPServer]]:
-    """(address, server) of a folder. Of the server: `parts` answers with a part of a file, `at_once` of them together."""
+    """(address, server) of a folder.
+
+    Of the server: `parts` answers with a part of a file, at most `at_once` of them together; the next `busy` ones fail.
+    """
 
     def handler(*arguments: object) -> _Files:
         return _Files(*arguments, directory=str(folder))
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.parts = server.running = server.at_once = 0
+        server.parts = server.running = server.at_once = server.busy = 0
         server.lock = threading.Lock()
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -12,6 +12,7 @@ import pytest
 import webdataset
 
 from eva02_det.utils.errors import UserError
+from eva02_mim import remote
 from eva02_mim.images import open_source
 from eva02_mim.shards import expand
 from eva02_mim.sources import Source
@@ -129,6 +130,27 @@ def test_shards_from_a_server_give_the_batches_of_local_ones(folder: Path, worke
         assert server.parts - parts >= 8 * 4  # one part of a file for each image, not whole files
         assert server.at_once > 1  # which are read while others are decoded
     assert same(batches, take(small_loader(open_source(folder)), 8))
+
+
+def test_storage_that_is_busy_for_a_moment_is_asked_again(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
+    with served(folder) as (address, server):
+        server.busy = 3
+        source = open_source(address + "/data-000.tar")
+        server.busy = 3
+        assert source[2] == encoded(2)
+        server.busy = 1000
+        loader = small_loader(source, max_broken=1.0)
+        with pytest.raises(UserError, match=r"^more than 100 images in a row cannot be read, the last .*503"):
+            take(loader, 1)
+
+
+def test_storage_that_stays_busy_while_shards_are_indexed_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
+    with served(folder) as (address, server):
+        server.busy = 1000
+        with pytest.raises(UserError, match=r"^cannot read http://[^\n]*503[^\n]*check that it exists and may be read$"):
+            open_source(address + "/data-000.tar")
 
 
 def test_shards_from_a_server_may_be_kept_in_a_local_folder(folder: Path, tmp_path: Path):
