@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
@@ -41,18 +40,12 @@ def opened(path: str) -> BinaryIO:
             return open(path, "rb")
         files, inner = file_system(path)
         return patiently(lambda: files.open(inner, "rb", block_size=1 << 20), path)
-    except failures() as error:
+    except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}; check that it exists and may be read") from error
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """The errors of storages: those of the system, and of http, whose package has its own."""
-    http = sys.modules.get("aiohttp")
-    return (OSError, http.ClientError) if http else (OSError,)
-
-
 def read(path: str) -> bytes:
-    """All of a file or address; raises what `failures` names."""
+    """All of a file or address; raises OSError."""
     if not is_remote(path):
         with open(path, "rb") as stream:
             return stream.read()
@@ -61,21 +54,29 @@ def read(path: str) -> bytes:
 
 
 def read_range(path: str, start: int, end: int) -> bytes:
-    """Bytes start to end of an address; raises what `failures` names."""
+    """Bytes start to end of an address; raises OSError."""
     files, inner = file_system(path)
     return patiently(lambda: files.cat_file(inner, start=start, end=end), path)
 
 
-def patiently(ask: Callable[[], Answer], what: str) -> Answer:
-    """The answer of `ask`, asked again after a pause where a connection fails; what is not there is not asked for twice."""
-    for attempt in range(TRIES):
+def patiently(ask: Callable[[], Answer], what: str, final: tuple[type[Exception], ...] = ()) -> Answer:
+    """The answer of `ask`, asked again after a pause where the storage fails; what is not there is not asked for twice.
+
+    Raises OSError, whatever errors the storage's package has of its own; errors in `final` pass as they are.
+    """
+    through: tuple[type[Exception], ...] = (MemoryError, UserError, *final)
+    for attempt in range(1, TRIES + 1):
         try:
             return ask()
-        except failures() as error:
-            if attempt == TRIES - 1 or _is_final(error):
-                raise
+        except through:
+            raise
+        except Exception as error:
+            if attempt == TRIES or _is_final(error):
+                if isinstance(error, OSError):
+                    raise
+                raise OSError(reason(error)) from error
             log.info("reading %s failed (%s), trying again", what, reason(error))
-            time.sleep(FIRST_PAUSE_S * 2**attempt)
+            time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("not reached")
 
 
@@ -103,7 +104,7 @@ def state(path: str) -> list[Any]:
     files, inner = file_system(path)
     try:
         info = patiently(lambda: files.info(inner), path)
-    except failures() as error:
+    except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}; check that it exists and may be read") from error
     return [info.get("size"), str(next((info[key] for key in ("ETag", "etag", "LastModified", "mtime") if key in info), ""))]
 

@@ -114,7 +114,7 @@ class TarShards(Source):
         shard, start, _ = self._place(number)
         try:
             member = tarfile.TarInfo.frombuf(self._read(shard, start - BLOCK, start), "utf-8", "surrogateescape").name
-        except (*remote.failures(), tarfile.TarError):
+        except (OSError, tarfile.TarError):
             member = f"byte {start}"
         return f"{self.shards[shard]}/{member}"
 
@@ -170,8 +170,9 @@ def _spans_of(shard: str) -> NDArray[np.int64]:
             return list(_members(stream))
 
     try:
-        found = remote.patiently(members, shard) if remote.is_remote(shard) else members()
-    except (*remote.failures(), tarfile.TarError, EOFError) as error:
+        damaged = (tarfile.TarError, EOFError)
+        found = remote.patiently(members, shard, final=damaged) if remote.is_remote(shard) else members()
+    except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(
             f"the shard {shard} cannot be read as an uncompressed tar file ({remote.reason(error)}); "
             "fetch or write it again, or leave it out"
