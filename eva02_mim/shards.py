@@ -1,6 +1,7 @@
 """Images in tar shards, the layout that webdataset writes, by number: an index of offsets built once, then random access."""
 
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -147,19 +148,20 @@ class TarShards(Source):
 def _write_index(folder: Path, shards: list[str], made_of: dict[str, Any]) -> None:
     """spans.bin: int64 [N, 2], first byte and size of each image; about.json comes last and makes the index valid."""
     log.info("indexing %d shards, once; the index goes to %s", len(shards), folder)
-    counts = []
+    counts: list[int] = []
+    digest = hashlib.blake2b(digest_size=16)  # of names and contents' places, not of where the shards lie
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "about.json").unlink(missing_ok=True)
     with ThreadPoolExecutor(INDEXED_AT_ONCE) as pool, atomic_path(folder / "spans.bin") as path, path.open("wb") as stream:
-        for spans in pool.map(_spans_of, shards):
+        for shard, spans in zip(shards, pool.map(_spans_of, shards)):
             counts.append(len(spans))
+            digest.update(shard.rpartition("/")[2].encode() + b"\0" + spans.tobytes())
             stream.write(spans.tobytes())
     if not sum(counts):
         raise UserError(
             f"the {len(shards)} shards from {shards[0]} hold no image, no member in {', '.join(EXTENSIONS)}; check them"
         )
-    digest = f"{key_of(*shards, *counts):016x}"
-    write_json(folder / "about.json", {"made_of": made_of, "counts": counts, "digest": digest})
+    write_json(folder / "about.json", {"made_of": made_of, "counts": counts, "digest": digest.hexdigest()})
 
 
 def _spans_of(shard: str) -> NDArray[np.int64]:

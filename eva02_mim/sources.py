@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch.distributed as dist
 
@@ -18,7 +18,16 @@ log = logging.getLogger(__name__)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 CACHE_VARIABLE = "EVA02_MIM_CACHE"
 REMEDY = f"set {CACHE_VARIABLE} to a folder that can be written"
-Made = TypeVar("Made")
+
+
+class Indexed(Protocol):
+    """What an index folder gives."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+Made = TypeVar("Made", bound=Indexed)
 
 
 class Source(ABC):
@@ -67,12 +76,18 @@ def made_once(folder: Path, find: Callable[[], Made | None], make: Callable[[], 
             found = _made_alone(folder, find, make)
         except UserError as error:
             problem = str(error)
-    told: list[str | None] = [problem]
+    told: list[str | None] = [problem, None if found is None else found.digest]
     dist.broadcast_object_list(told, src=0)  # also the signal that the index is there
     if told[0] is not None:
         raise UserError(told[0])
-    # a cache folder that each node has for itself is filled there
-    return found if found is not None else _made_alone(folder, find, make)
+    if found is None:
+        found = _made_alone(folder, find, make)  # a cache folder that each node has for itself is filled there
+    if found.digest != told[1]:
+        raise UserError(
+            f"process {dist.get_rank()} sees other images than process 0 (index {folder}); "
+            "make the copies of the data equal, or remove the index where it is out of date"
+        )
+    return found
 
 
 def _made_alone(folder: Path, find: Callable[[], Made | None], make: Callable[[], None]) -> Made:

@@ -98,6 +98,16 @@ def test_shards_are_indexed_once_and_again_when_one_changes(folder: Path, cache:
     assert source[7] == encoded(99)
 
 
+def test_shards_that_were_moved_are_the_same_images_and_changed_ones_are_not(folder: Path):
+    before = open_source(folder).digest
+    moved = folder.rename(folder.parent / "moved")
+    assert open_source(moved).digest == before
+    with webdataset.TarWriter(str(moved / "data-001.tar")) as writer:
+        for number in range(PER_SHARD):
+            writer.write({"__key__": f"{number}", "jpg": encoded(number)})
+    assert open_source(moved).digest != before
+
+
 def test_a_pickled_source_reads_on(folder: Path):
     source = open_source(folder)
     assert source[20] == pickle.loads(pickle.dumps(source))[20] == encoded(20)

@@ -135,6 +135,24 @@ def test_the_ranks_of_a_job_wait_for_one_that_walks_the_tree_and_fail_together(t
         assert "holds no image" in answers[0]
 
 
+@pytest.mark.distributed
+def test_ranks_that_see_other_images_do_not_go_on(tmp_path: Path):
+    """Two nodes with their own copies of the data, of which one lacks an image."""
+    for rank in range(2):
+        write_images(tmp_path / f"copy{rank}", 20 - rank)
+    fork = multiprocessing.get_context("fork")
+    told = fork.Queue()
+    places = [(tmp_path / f"copy{rank}", rank, tmp_path / "store", told) for rank in range(2)]
+    running = [fork.Process(target=open_in_job, args=place) for place in places]
+    for process in running:
+        process.start()
+    answers = {str(told.get(timeout=120)) for _ in running}
+    for process in running:
+        process.join()
+    assert "(20, True)" in answers
+    assert any(answer.startswith("process 1 sees other images than process 0") for answer in answers)
+
+
 def open_in_job(root: Path, rank: int, store: Path, told: Any) -> None:
     """`open_and_tell` as one of two ranks; puts the sentence of a failure instead."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
