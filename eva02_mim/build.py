@@ -92,10 +92,17 @@ def build_student(config: DictConfig, device: torch.device) -> nn.Module:
     return student
 
 
-def require_match(teacher: Teacher, student: nn.Module) -> None:
-    """UserError unless the teacher's features are what the student predicts."""
-    patch = student.image_size // student.grid
-    check_teacher(teacher, target_dim=student.lm_head.out_features, image_size=student.image_size, patch_size=patch)
+def require_match(student: nn.Module, loader: MimLoader, teacher: Teacher | None = None) -> None:
+    """UserError unless the crops are what the student sees and the teacher's features what it predicts."""
+    crops = (loader.dataset.image_size, loader.dataset.masks.grid)
+    if crops != (student.image_size, student.grid):
+        raise UserError(
+            f"crops of {crops[0]} px in {crops[1]} x {crops[1]} patches do not fit a student of {student.image_size} px in "
+            f"{student.grid} x {student.grid}; set image_size, patch_size and masks.grid of dataloader.train as in student"
+        )
+    if teacher is not None:
+        patch = student.image_size // student.grid
+        check_teacher(teacher, target_dim=student.lm_head.out_features, image_size=student.image_size, patch_size=patch)
 
 
 def build_optimizer(config: DictConfig, student: nn.Module) -> torch.optim.Optimizer:

@@ -69,6 +69,7 @@ def describe(config: DictConfig, processes: int) -> str:
     groups = [sum(p.numel() for p in group["params"]) for group in decay_groups(student, weight_decay=1.0)]
     share = build.share_of_batch(config, processes)
     loader, validation = build.open_data(config, rank=0, world=processes)
+    build.require_match(student, loader)
     steps, schedule = build.plan(config, loader.steps_per_epoch)
     settings, masks = config.train, loader.dataset.masks
     lines = {

@@ -12,8 +12,6 @@ from torch import Tensor
 from eva02_det.checkpoint.convert import convert_checkpoint
 from eva02_det.checkpoint.hub import MODEL_FILE, find_file
 from eva02_det.checkpoint.io import read_file, state_dict_of, write_weights
-from eva02_det.checkpoint.layouts import layout_of, named_entries
-from eva02_det.checkpoint.load import load_weights
 from eva02_det.checkpoint.resize import position_grid
 from eva02_det.checkpoint.tables import PATCH_KERNEL, POSITIONS, ROTARY_TABLE
 from eva02_det.layers.sizes import TRV_SIZES
@@ -36,6 +34,7 @@ TO_TIMM = (
 )
 SPLIT_BIAS = (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias")  # where q, k and v are separate matrices
 POOLED = (r"^norm\.", "fc_norm.")  # timm's model pools the patches first and has its norm behind that
+REQUIRED = ("mask_token", "lm_head.weight", POSITIONS, PATCH_KERNEL, "blocks.0.norm1.weight")
 NOT_IN_TIMM = ("mask_token", "lm_head.weight", "lm_head.bias")
 
 
@@ -64,10 +63,11 @@ def export_student(
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
     _require_suffix(Path(target), layout)
-    if layout == "p14to16":
-        student_weights(source)  # refuses what is no student
-        return convert_checkpoint(source, target, resize=resize)
     weights = student_weights(source)
+    if layout == "p14to16":
+        if "blocks.0.mlp.w3.weight" not in weights:
+            raise UserError(f"{source} has GELU layers, which no detector of this project has; export it as a folder or for timm")
+        return convert_checkpoint(source, target, resize=resize)
     if layout == "timm":
         named = timm_weights(weights, pooled=pooled)
         write_weights(target, named)
@@ -80,14 +80,12 @@ def export_student(
 
 
 def student_weights(source: str | Path) -> dict[str, Tensor]:
-    """The weights of a student under our names, without rotary tables, which are computed; UserError for another model."""
-    weights = state_dict_of(read_file(find_file(source)), source)
-    layout = layout_of(weights.keys())
-    named = {name: entry.tensor for name, entry in named_entries(weights, layout).items() if not re.search(ROTARY_TABLE, name)}
-    lost = [key for key in ("mask_token", "lm_head.weight", POSITIONS, PATCH_KERNEL, "blocks.0.norm1.weight") if key not in named]
+    """The weights of a student, without rotary tables, which are computed; UserError for another model."""
+    stored = state_dict_of(read_file(find_file(source)), source)
+    lost = [key for key in REQUIRED if key not in stored]
     if lost:
-        raise UserError(f"{source} ({layout.name}) is no student of masked image modelling: it has no {', '.join(lost)}")
-    return named
+        raise UserError(f"{source} is no student of masked image modelling: it has no {', '.join(lost)}")
+    return {name: tensor for name, tensor in stored.items() if not re.search(ROTARY_TABLE, name)}
 
 
 def timm_weights(weights: Mapping[str, Tensor], *, pooled: bool = True) -> dict[str, Tensor]:
@@ -130,7 +128,10 @@ def load_student(folder: str | Path) -> MimStudent:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not of the format {FORMAT!r}; export the student with tools/export_mim.py")
     student = MimStudent(**content["architecture"])
-    load_weights(student, folder)
+    try:
+        student.load_state_dict(read_file(find_file(folder)))
+    except RuntimeError as error:
+        raise UserError(f"{folder}: config.json is not of these weights ({error}); export the student again") from error
     return student
 
 

@@ -62,7 +62,7 @@ def whole(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: Tensor) -> Tensor:
-    """Bool scalar on the device -> whether it is true on any rank, on the device."""
+    """Bools on the device -> whether each is true on any rank, on the device."""
     if comm.get_world_size() == 1:
         return flag
     shared = flag.float()

@@ -52,7 +52,7 @@ class Run:
         self.steps, self.schedule = build.plan(config, self.loader.steps_per_epoch)
         teacher = build.build_teacher(config, self.device)
         student = build.build_student(config, self.device)
-        build.require_match(teacher, student)
+        build.require_match(student, self.loader, teacher)
         normalise = instantiate(config.normalise).to(self.device)
         flops = flops_per_image(teacher, student, normalise, hidden=self.loader.dataset.masks.count)
         peak = peak_tflops(self.device, self.settings.peak_tflops)
@@ -94,7 +94,7 @@ class Run:
     def go(self, start: int) -> dict[str, float]:
         """Steps from `start` to the end, with all that happens between them; the last report."""
         reporter = Reporter(self.settings.output_dir, self.steps, start=start)
-        batches, window, numbers = iter(self.loader), [], {}
+        batches, window, last = iter(self.loader), [], {}
         eval_period = self.settings.eval_period or self.loader.steps_per_epoch
         self.student.train()
         self.speed.restart()
@@ -103,18 +103,19 @@ class Run:
             saves = self._is_due(done, self.settings.checkpoints.period)
             validates = self.validation is not None and self._is_due(done, eval_period)
             if saves or validates or self._is_due(done, self.settings.log_period):
-                numbers |= self._look(done, window)
+                numbers = self._look(done, window)
                 reporter.train(done, numbers)
+                last |= numbers
             if saves:
                 self.checkpoints.save(done, self.parts)
             if validates:
                 found = {"validation_loss": validation_loss(self.step, self.validation)}
                 reporter.validation(done, found)
-                numbers |= found
+                last |= found
             if saves or validates:
                 self.speed.restart()
         reporter.close()
-        return numbers
+        return last
 
     def _next(self, batches: Iterator[Any]) -> Batch:
         since = time.perf_counter()

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    options = argument_parser().parse_args()
+    options = argument_parser().parse_intermixed_args()  # options and overrides in any order
     config = load_recipe(options.config_file, options.opts)  # wrong input is said before processes start
     if options.dry_run:
         processes = int(os.environ["WORLD_SIZE"]) if under_torchrun() else options.num_gpus * options.num_machines

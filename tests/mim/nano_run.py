@@ -2,16 +2,22 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 from PIL import Image
+from torch import Tensor
 
 from eva02_mim.config import load_recipe
+from eva02_mim.teacher import SeededTeacher
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "projects/eva02_mim/configs/nano.py"
@@ -51,9 +57,57 @@ def losses(output: Path) -> dict[int, float]:
     return {int(line["step"]): line["loss"] for line in lines(output) if "loss" in line}
 
 
-def start(images: Path, output: Path, *options: str, **changes: Any) -> subprocess.Popen[str]:
-    """tools/pretrain.py on the nano recipe, in its own process group."""
-    command = [sys.executable, str(TOOL), "--config-file", str(RECIPE), *options, *overrides(images, output, **changes)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "EVA02_MIM_CACHE": str(output.parent / "cache")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **pipes)
+class Poisoned(SeededTeacher):
+    """Gives NaN for images that are all white."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = super().forward(images)
+        return torch.where((images == 255).all(dim=(1, 2, 3)).view(-1, 1, 1), torch.nan, features)
+
+
+class ToolRun:
+    """tools/pretrain.py on the nano recipe, in one process or in several as torchrun starts them."""
+
+    def __init__(self, images: Path, output: Path, *options: str, processes: int = 1, **changes: Any) -> None:
+        self.output = output
+        command = [sys.executable, str(TOOL), "--config-file", str(RECIPE), *options, *overrides(images, output, **changes)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "EVA02_MIM_CACHE": str(output.parent / "cache")}
+        port = _free_port()
+        ranks = [{}] if processes == 1 else [_as_torchrun(rank, processes, port) for rank in range(processes)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.processes = [subprocess.Popen(command, cwd=ROOT, env={**env, **rank}, **pipes) for rank in ranks]
+
+    def finish(self) -> None:
+        """Wait; all processes must end well."""
+        for process in self.processes:
+            output, _ = process.communicate(timeout=600)
+            assert process.returncode == 0, output[-3000:]
+
+    def kill_at(self, step: int) -> int:
+        """SIGKILL to every process once `step` steps are reported; how many were by then."""
+        while self.reported() < step:
+            for process in self.processes:
+                assert process.poll() is None, process.communicate()[0][-3000:]
+            time.sleep(0.005)
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL
+        return self.reported()
+
+    def reported(self) -> int:
+        """Whole lines of metrics.jsonl."""
+        file = self.output / "metrics.jsonl"
+        return file.read_text().count("\n") if file.is_file() else 0
+
+
+def _as_torchrun(rank: int, world: int, port: int) -> dict[str, str]:
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in variables.items()}}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
