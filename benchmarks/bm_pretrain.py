@@ -1,7 +1,7 @@
 """One whole pre-training step, student and teacher, beside the plain step that the published code describes, in the same run.
 
 `python benchmarks/bm_pretrain.py [--device cuda] [--dtype bf16] [--json FILE]`. The student has B's shape cut to 4 of its 12
-blocks, the teacher g's shape cut likewise; --student-depth 12 --teacher-depth 40 are the real ones. Both sides start from equal
+blocks, the teacher g's cut to 4 of 40; --student-depth 12 --teacher-depth 40 are the real ones. Both sides start from equal
 weights, see equal crops and masks, and must give the same losses; they run in turn (A B A B ...), medians. Then parts of the two
 steps are timed alone. On a CPU that others use too, --clock cpu --threads 1 counts the processor time of this process.
 """
@@ -44,7 +44,7 @@ class Sides:
         device, self.precision = torch.device(options.device), options.dtype
         low = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
         torch.manual_seed(0)
-        student = MimStudent(WIDTH, options.student_depth, HEADS).to(device)
+        student = MimStudent(WIDTH, options.student_depth, HEADS, attention=options.attention).to(device)
         trunk = timm.create_model(EVA_CLIP_G, depth=options.teacher_depth).to(device).requires_grad_(False)
         self.batch = drawn(options.batch, device)
         self.mask = hidden_mask(self.batch.hidden, student.num_patches)
@@ -136,7 +136,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--student-depth", type=int, default=4)
-    parser.add_argument("--teacher-depth", type=int, default=13, help="40 of 12 blocks of the student are 13 of 4")
+    parser.add_argument("--teacher-depth", type=int, default=4)
+    parser.add_argument("--attention", default="sdpa", choices=("sdpa", "math"), help="of our student")
     parser.add_argument("--plain-attention", default="sdpa", choices=("sdpa", "scores"), help="scores: all of them in memory")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))

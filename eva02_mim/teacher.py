@@ -5,7 +5,8 @@ Axes: B images, N patches (row by row), D width of the features, S pixels of a s
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,21 +73,17 @@ class FrozenTeacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] uint8 or normalised -> [B, N, D]."""
-        return self._features(images, None)
+        return self._features(images, self.tokens)
 
     def of_patches(self, images: Tensor, index: Tensor) -> Tensor:
-        """Features of the patches `index` [B, K] alone, [B, K, D]: equal to those of `forward`, for less work."""
-        return self._features(images, index)
+        """Features of the patches `index` [B, K] alone, [B, K, D]: equal to those of `forward`, for less work if possible."""
+        asked = getattr(self.tokens, "of_patches", None)
+        return pick(self(images), index) if asked is None else self._features(images, partial(asked, index=index))
 
-    def _features(self, images: Tensor, index: Tensor | None) -> Tensor:
+    def _features(self, images: Tensor, tokens_of: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             with torch.inference_mode():
-                pixels = self._prepared(images).to(self.dtype)
-                if index is None:
-                    tokens = self.tokens(pixels)
-                else:
-                    asked = getattr(self.tokens, "of_patches", None)
-                    tokens = asked(pixels, index) if asked else pick(self.tokens(pixels), index)
+                tokens = tokens_of(self._prepared(images).to(self.dtype))
             with torch.no_grad():  # outside of inference mode, whose tensors the loss could not keep for its backward pass
                 return tokens.clone() if isinstance(self.projection, nn.Identity) else self.projection(tokens)
 
