@@ -60,6 +60,7 @@ class Description:
     image_size: int
     mean: Rgb
     std: Rgb
+    resize: bool
     version: int = VERSION
 
 
@@ -132,6 +133,7 @@ class CacheWriter:
             image_size=t.image_size,
             mean=t.mean,
             std=t.std,
+            resize=t.resize,
         )
         write_json(self.folder / "cache.json", asdict(description), indent=1)
         size = sum(path.stat().st_size for path in self.folder.iterdir()) / 2**30
@@ -151,6 +153,8 @@ class CachedTeacher:
             not in it.
     """
 
+    computes = False  # it knows no features but those of its crops
+
     def __init__(
         self,
         folder: str | Path,
@@ -163,7 +167,7 @@ class CachedTeacher:
         self.description = d = read_description(self.folder)
         self.name, self.device = f"{d.teacher}, cached in {self.folder}", torch.device(device)
         self.dim, self.patch_size, self.image_size = d.dim, d.patch_size, d.image_size
-        self.mean, self.std = d.mean, d.std
+        self.mean, self.std, self.resize = d.mean, d.std, d.resize
         self.records = self._mapped("crops", (d.count,))
         self._features = self._mapped("features", (d.count, d.patches, d.dim))
         self._scales = self._mapped("scales", (d.count, d.patches)) if d.storage == "int8" else None

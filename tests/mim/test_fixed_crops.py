@@ -12,7 +12,11 @@ from eva02_mim.crops import decode
 from eva02_mim.fixed_crops import fill_cache
 from eva02_mim.images import open_source
 from eva02_mim.loader import MimLoader, mim_loader
+from eva02_mim.normalise import Normalise
+from eva02_mim.progress import flops_per_image
 from eva02_mim.sources import Source
+from eva02_mim.step import Batch, PretrainStep
+from eva02_mim.student import MimStudent
 from eva02_mim.teacher import SeededTeacher
 from tests.mim.image_files import MASKS, SMALL, write_images
 
@@ -72,3 +76,18 @@ def test_crops_of_another_seed_or_that_change_are_refused(source: Source, tmp_pa
         fill_cache(tmp_path / "other", teacher(), changing.dataset)
     with pytest.raises(UserError, match="are not in feature cache"):
         cached(some(changing, 6)[5]["images"])
+
+
+def test_a_step_learns_from_the_cache_what_it_learns_from_the_teacher(source: Source, tmp_path: Path) -> None:
+    cached = fill_cache(tmp_path / "cache", teacher(), loader(source).dataset)
+    drawn = Batch.of(some(loader(source), 1)[0], torch.device("cpu"))
+    outcomes, costs = [], []
+    for of in (teacher(), cached):
+        torch.manual_seed(0)
+        student = MimStudent(32, 2, 2, target_dim=16, **SMALL)
+        costs.append(flops_per_image(of, student, Normalise(), hidden=6))
+        step = PretrainStep(student, of, torch.optim.AdamW(student.parameters()), Normalise(), torch.device("cpu"), "fp32")
+        outcomes.append(step(drawn, 1e-3))
+    torch.testing.assert_close(outcomes[0].loss, outcomes[1].loss, rtol=0, atol=1e-5)
+    torch.testing.assert_close(outcomes[0].norm, outcomes[1].norm, rtol=1e-3, atol=0)
+    assert costs[1] < costs[0], "the cache spares the teacher's part"

@@ -156,3 +156,12 @@ def test_a_writer_refuses_a_folder_in_use_unknown_storage_and_more_crops_than_an
         CacheWriter(tmp_path / "new", teacher(), 10, storage="int4")
     with pytest.raises(UserError, match="for 5 crops was given 10 images and 10 crops after 0"):
         CacheWriter(tmp_path / "new", teacher(), 5).add(images, records)
+
+
+def test_a_cache_of_a_teacher_that_resizes_crops_fits_the_same_student(tmp_path: Path) -> None:
+    resizing, (images, records) = SeededTeacher(24, image_size=64, patch_size=16), crops(2)
+    resizing.resize = True
+    with CacheWriter(tmp_path / "cache", resizing, 2) as writer:
+        writer.add(images, records)
+    for either in (resizing, CachedTeacher(tmp_path / "cache", teacher=resizing)):
+        check_teacher(either, target_dim=24, image_size=SIDE, patch_size=14)
