@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eva02_det.layers.attention import math_attention, sdpa_attention
 from eva02_det.layers.pick import pick
 
 
@@ -43,7 +44,8 @@ def attended_for(attn: Any, tokens: Tensor, asked: Tensor) -> Tensor:
     weight, width = attn.qkv.weight, attn.qkv.weight.shape[0] // 3
     q = F.linear(pick(tokens, asked), weight[:width], attn.q_bias)
     k, v = F.linear(tokens, weight[width:], torch.cat((attn.k_bias, attn.v_bias))).chunk(2, -1)
-    found = F.scaled_dot_product_attention(heads(q), heads(k), heads(v))
+    attention = sdpa_attention if attn.fused_attn else math_attention
+    found = attention(heads(q), heads(k), heads(v))
     return attn.proj(found.transpose(1, 2).flatten(2))
 
 

@@ -62,6 +62,8 @@ class FrozenTeacher(nn.Module):
         self.tokens = tower.tokens.to(device, self.dtype)
         self.projection = tower.projection.to(device, self.dtype)
         self.requires_grad_(False).eval()
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            choose_scores(self.tokens)
 
     @property
     def device(self) -> torch.device:
@@ -166,6 +168,13 @@ def load_teacher(
         *(teacher.image_size // teacher.patch_size,) * 2,
     )
     return teacher
+
+
+def choose_scores(tower: nn.Module) -> None:
+    """timm's attention with all scores in memory: in bf16 on a CPU a few per cent faster than torch's fused kernel."""
+    for module in tower.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
 
 
 def compile_blocks(teacher: FrozenTeacher) -> None:
