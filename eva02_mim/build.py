@@ -17,6 +17,7 @@ from eva02_mim.parallel import STRATEGIES
 from eva02_mim.precision import PRECISIONS
 from eva02_mim.schedules import WarmupCosine
 from eva02_mim.step import AVERAGES
+from eva02_mim.student import MimStudent
 from eva02_mim.teacher import Teacher, check_teacher
 
 logger = logging.getLogger(__name__)
@@ -78,21 +79,21 @@ def build_teacher(config: DictConfig, device: torch.device) -> Teacher:
     return _with(config.teacher, **({"device": str(device)} if accepts(config.teacher, "device") else {}))
 
 
-def build_student(config: DictConfig, device: torch.device) -> nn.Module:
-    """The student with the weights of `train.seed`, or those of `train.init_checkpoint`, on `device`."""
+def build_student(config: DictConfig, device: torch.device, *, anew: bool = True) -> MimStudent:
+    """The student with the weights of `train.seed`, or `anew` those of `train.init_checkpoint`, on `device`."""
     torch.manual_seed(config.train.seed)  # the same weights on all ranks
     try:
         student = instantiate(config.student).to(device)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"the config's student cannot be built: {error}; correct student.*") from error
     start = get(config, "train.init_checkpoint", "")
-    if start:
+    if start and anew:
         load_weights(student, start, new_weights=tuple(config.train.new_weights))
     logger.info("student of %s parameters", f"{sum(p.numel() for p in student.parameters()):,}")
     return student
 
 
-def require_match(student: nn.Module, loader: MimLoader, teacher: Teacher | None = None) -> None:
+def require_match(student: MimStudent, loader: MimLoader, teacher: Teacher | None = None) -> None:
     """UserError unless the crops are what the student sees and the teacher's features what it predicts."""
     crops = (loader.dataset.image_size, loader.dataset.masks.grid)
     if crops != (student.image_size, student.grid):
@@ -113,7 +114,7 @@ def build_optimizer(config: DictConfig, student: nn.Module) -> torch.optim.Optim
     return optimizer
 
 
-def compile_blocks(student: nn.Module) -> None:
+def compile_blocks(student: MimStudent) -> None:
     """Compile each block for the static shapes of a step; before the student is distributed."""
     if importlib.util.find_spec("triton") is None and torch.cuda.is_available():
         raise UserError("train.compile=True needs triton, which torch's CUDA wheels bring; install it or set train.compile=False")

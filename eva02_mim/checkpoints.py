@@ -59,11 +59,6 @@ class Checkpoints:
             self._remove_old()
         comm.synchronize()
 
-    def newest(self) -> Path | None:
-        """The file of the most steps; None where there is none."""
-        found = files_of(self.folder)
-        return found[-1] if found else None
-
     def load(self, path: Path, parts: Mapping[str, Any]) -> int:
         """Put everything back and return the number of steps done; every rank must call this."""
         content = read_file(path)
@@ -112,9 +107,15 @@ def files_of(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def newest(folder: str | Path) -> Path | None:
+    """The checkpoint of the most steps, None where there is none; as the first process sees the folder, every one must ask."""
+    found = files_of(Path(folder))
+    return comm.all_gather(found[-1] if found else None)[0]
+
+
 def random_state() -> dict[str, Any]:
     """Every generator of this process, as tensors and plain containers."""
-    numpy = np.random.get_state(legacy=True)
+    numpy: Any = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": (numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]),

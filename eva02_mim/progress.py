@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from eva02_det.utils.files import write_text
 from eva02_mim.hidden import HiddenTokens
 from eva02_mim.loss import hidden_token_loss
+from eva02_mim.student import MimStudent
 from eva02_mim.teacher import Teacher, features_of
 
 LINES = "metrics.jsonl"
@@ -63,7 +64,7 @@ def peak_tflops(device: torch.device, stated: float | None = None) -> float | No
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
-def flops_per_image(teacher: Teacher, student: nn.Module, normalise: nn.Module, *, hidden: int) -> float:
+def flops_per_image(teacher: Teacher, student: MimStudent, normalise: nn.Module, *, hidden: int) -> float:
     """Operations of a step for each image: counted while one passes teacher and student, and back.
 
     A multiplication with an addition counts as two. Call it before the student is distributed. Weights, gradients and random

@@ -145,10 +145,10 @@ class PretrainStep:
     def _step(self, parameters: list[nn.Parameter], skipped: Tensor) -> None:
         """A fused optimiser reads the scale and whether to skip on the device; for another one the host looks."""
         if self.optimizer.defaults.get("fused"):
-            self.optimizer.grad_scale = self.scale.value.clone()  # type: ignore[attr-defined]  as GradScaler hands them over
-            self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+            # torch.amp.GradScaler hands them over under the same names
+            setattr(self.optimizer, "grad_scale", self.scale.value.clone())  # noqa: B010
+            setattr(self.optimizer, "found_inf", skipped.float())  # noqa: B010
             self.optimizer.step()
         elif not bool(skipped):
-            for parameter in parameters:
-                parameter.grad.div_(self.scale.value)
+            torch._foreach_div_([p.grad for p in parameters], self.scale.value)
             self.optimizer.step()

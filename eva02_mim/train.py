@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from eva02_det.utils.errors import UserError
 from eva02_mim import build
-from eva02_mim.checkpoints import Checkpoints
+from eva02_mim.checkpoints import Checkpoints, newest
 from eva02_mim.guard import Guard, to_host
 from eva02_mim.parallel import bare, distribute
 from eva02_mim.progress import Reporter, Speed, flops_per_image, peak_tflops
@@ -32,8 +32,11 @@ def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
     stopped; where there is none it begins.
     """
     build.check_settings(config)
+    found = newest(config.train.output_dir)
+    if found is not None and not resume:
+        raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
     run = Run(config)
-    start = run.resume() if resume else run.begin()
+    start = run.resume()
     if start >= run.steps:
         logger.info("the run has taken all its %d steps", run.steps)
         return {}
@@ -41,7 +44,7 @@ def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
 
 
 class Run:
-    """Everything a run is made of. `begin` or `resume` says where it starts, `go` trains from there.
+    """Everything a run is made of. `resume` says where it starts, `go` trains from there.
 
     Data are opened before student and teacher are built: what is missing is found before a GPU is used.
     """
@@ -51,7 +54,8 @@ class Run:
         self.loader, self.validation = build.open_data(config, rank=comm.get_rank(), world=comm.get_world_size())
         self.steps, self.schedule = build.plan(config, self.loader.steps_per_epoch)
         teacher = build.build_teacher(config, self.device)
-        student = build.build_student(config, self.device)
+        self.found = newest(self.settings.output_dir)
+        student = build.build_student(config, self.device, anew=self.found is None)  # else what it started from may be gone
         build.require_match(student, self.loader, teacher)
         normalise = instantiate(config.normalise).to(self.device)
         flops = flops_per_image(teacher, student, normalise, hidden=self.loader.dataset.masks.count)
@@ -77,31 +81,24 @@ class Run:
         self.checkpoints = Checkpoints(folder, self.student, self.step.optimizer, keep=keep)
         self.parts = {"scale": self.step.scale, "guard": self.guard, "data": self.loader}
 
-    def begin(self) -> int:
-        """Step 0; UserError where the folder holds another run, which would be mixed up with this one."""
-        found = self.checkpoints.newest()
-        if found is not None:
-            raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
-        return 0
-
     def resume(self) -> int:
-        """The number of steps done before, with everything as it was after them."""
-        found = self.checkpoints.newest()
+        """The number of steps done before, with everything as it was after them; 0 where the folder holds no checkpoint."""
         if comm.is_main_process():
             self.checkpoints.remove_leftovers()
-        return 0 if found is None else self.checkpoints.load(found, self.parts)
+        return 0 if self.found is None else self.checkpoints.load(self.found, self.parts)
 
     def go(self, start: int) -> dict[str, float]:
         """Steps from `start` to the end, with all that happens between them; the last report."""
         reporter = Reporter(self.settings.output_dir, self.steps, start=start)
-        batches, window, last = iter(self.loader), [], {}
-        eval_period = self.settings.eval_period or self.loader.steps_per_epoch
+        batches, window = iter(self.loader), list[Outcome]()
+        last: dict[str, float] = {}
+        eval_period = None if self.validation is None else self.settings.eval_period or self.loader.steps_per_epoch
         self.student.train()
         self.speed.restart()
         for done in range(start + 1, self.steps + 1):
             window.append(self.step(self._next(batches), self.schedule(done - 1)))
             saves = self._is_due(done, self.settings.checkpoints.period)
-            validates = self.validation is not None and self._is_due(done, eval_period)
+            validates = eval_period is not None and self._is_due(done, eval_period)
             if saves or validates or self._is_due(done, self.settings.log_period):
                 numbers = self._look(done, window)
                 reporter.train(done, numbers)

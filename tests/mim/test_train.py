@@ -107,6 +107,19 @@ def test_a_folder_with_a_run_is_not_begun_again_and_a_finished_run_has_nothing_t
     assert train(config, resume=True) == {}
 
 
+def test_a_run_starts_from_the_weights_that_are_named_and_needs_them_no_more_to_go_on(images: Path, tmp_path: Path):
+    train(nano_config(images, tmp_path / "first", **SHORT))
+    start = tmp_path / "start.pt"
+    files_of(tmp_path / "first")[-1].rename(start)
+    changes = {**SHORT, "train__init_checkpoint": str(start), "train__max_steps": 1}  # whose first step has a rate of 0
+    train(nano_config(images, tmp_path / "second", **{**changes, "schedule__warmup_epochs": 0.25}))
+    one, two = (torch.load(file)["model"] for file in (start, files_of(tmp_path / "second")[-1]))
+    torch.testing.assert_close(two, one, rtol=0, atol=0)
+    start.unlink()
+    train(nano_config(images, tmp_path / "second", **{**changes, "train__max_steps": 2}), resume=True)
+    assert list(losses(tmp_path / "second")) == [1, 2]
+
+
 def test_a_checkpoint_of_another_student_is_refused_with_the_weight_that_differs(images: Path, tmp_path: Path):
     train(nano_config(images, tmp_path / "run", **SHORT))
     with pytest.raises(UserError, match=r"of another student: .*k_proj.weight \(\(128, 128\) there, \(64, 64\) here"):

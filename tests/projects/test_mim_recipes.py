@@ -117,7 +117,7 @@ def test_all_train_in_bf16_and_l_in_shards(name: str):
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda file: file.stem)
 def test_a_recipe_is_short_and_says_how_to_start_it_on_what(file: Path):
     text = file.read_text()
-    assert 15 <= len(text.splitlines()) <= 40
+    assert len(text.splitlines()) <= 40
     assert f"Command: tools/pretrain.py --config-file projects/eva02_mim/configs/{file.name}" in text
     assert "GPUs: " in text
     assert "Data: " in text
