@@ -153,10 +153,19 @@ def pyramid_bytes(backbone: nn.Module, side: int, low: int, *, norm: int = 4) ->
                 total, channels, rows = total + kept, layer.out_channels, rows * layer.stride[0]
             elif isinstance(layer, nn.Conv2d):
                 total, channels = total + kept, layer.out_channels
-                total += norm * channels * rows**2 if getattr(layer, "norm", None) is not None else 0
+                total += norm * channels * rows**2 * _maps_kept(layer.norm) if getattr(layer, "norm", None) is not None else 0
             elif not isinstance(layer, nn.Identity):  # norm, GELU
-                total += norm * channels * rows**2
+                total += norm * channels * rows**2 * _maps_kept(layer)
     return total
+
+
+def _maps_kept(layer: nn.Module) -> int:
+    """How many maps of the size of its input a norm keeps: a fused one its input, one written out step by step more."""
+    weight = getattr(layer, "weight", None)
+    if weight is None:
+        return 1
+    probe = torch.empty(1, weight.numel(), 8, 8, device=weight.device, requires_grad=True)
+    return round(saved_bytes(layer, probe) / (probe.numel() * probe.element_size()))
 
 
 def heads_bytes(model: nn.Module, side: int) -> dict[str, int]:

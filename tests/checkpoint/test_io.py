@@ -169,7 +169,7 @@ def test_loading_needs_no_second_copy_of_the_weights(tmp_path: Path) -> None:
     torch.save({"model": weights, "optimizer": [torch.ones(2, 2048, 4096)]}, files[1])
     write_weights(files[2], weights)
     command = [sys.executable, "-c", MEASURE, *map(str, files)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=120)
     growth_mib = [float(line) for line in done.stdout.split()]
     assert len(growth_mib) == 2

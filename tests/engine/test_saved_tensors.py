@@ -7,6 +7,7 @@ from detectron2.config import instantiate
 from torch import Tensor, nn
 
 from configs.common.vitdet import plain_vit
+from eva02_det import _provider
 from eva02_det.engine.saved_tensors import GpuLike, saved_bytes, saved_per_image
 from tests.engine.test_memory import kept_per_image
 
@@ -59,6 +60,8 @@ def test_fused_attention_keeps_no_scores(mixed: bool):
 @pytest.mark.parametrize("mixed", [False, True])
 def test_another_backbone_is_counted_as_it_really_behaves(mixed: bool):
     """The plain ViT with relative positions; on the CPU its attention is fused as well, and its norms read fp32 either way."""
+    if mixed and _provider.active() == "official":
+        pytest.skip("the official class writes its softmax out, which works in fp32 on a GPU but in bf16 on the CPU")
     node = plain_vit("B", image_size=SIDE, drop_path_rate=0.1)
     node.update(embed_dim=64, depth=3, num_heads=4, window_size=4, global_block_indexes=[1])
     with torch.device("meta"):

@@ -52,6 +52,7 @@ def everything(found: Instances, masks: Tensor, rescorer: Maskness | None) -> In
 def counted(found: Instances, field: str, limit: int, *, by_class: bool, output: tuple[int, int]) -> dict[int, list[int]]:
     """The list of an evaluation: rows that survive postprocessing by a field (ties in order), the first `limit` of a group."""
     final = Instances(found.image_size, **{name: value for name, value in found.get_fields().items() if name != "pred_masks"})
+    final.pred_boxes = final.pred_boxes.clone()  # postprocessing may scale them in place
     final = detector_postprocess(final, *output)
     field = field if final.has(field) else "scores"
     lists: dict[int, list[int]] = {}
