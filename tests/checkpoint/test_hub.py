@@ -31,7 +31,8 @@ def cache(folder: Path, repository: str, file: str, content: bytes = b"weights")
 
 
 def outcomes(cache_folder: Path, *names: str, offline: str = "1") -> dict[str, str]:
-    env = {**os.environ, "HF_HUB_CACHE": str(cache_folder), "HF_HUB_OFFLINE": offline, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
+    path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    env = {**os.environ, "HF_HUB_CACHE": str(cache_folder), "HF_HUB_OFFLINE": offline, "PYTHONPATH": path}
     command = [sys.executable, str(Path(__file__).with_name("find_in_cache.py")), *names]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(done.stdout.splitlines()[-1])
