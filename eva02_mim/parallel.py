@@ -30,7 +30,7 @@ def distribute(student: MimStudent, strategy: str, device: torch.device) -> nn.M
         return student
     if strategy == "ddp":
         ids = [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else None
-        return DistributedDataParallel(student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(student, device_ids=ids, gradient_as_bucket_view=True)  # it has no buffers to share
     mesh = init_device_mesh(device.type, (comm.get_world_size(),))
     for block in student.blocks:
         fully_shard(block, mesh=mesh)
