@@ -29,7 +29,7 @@ from eva02_mim.normalise import Normalise
 from eva02_mim.precision import autocast
 from eva02_mim.step import Batch, PretrainStep
 from eva02_mim.student import MimStudent
-from eva02_mim.teacher import FrozenTeacher, features_of
+from eva02_mim.teacher import FrozenTeacher, compile_blocks, features_of
 from eva02_mim.towers import EVA_CLIP_G, tower_of_timm
 
 WIDTH, HEADS = 768, 12  # of B
@@ -55,6 +55,10 @@ class Sides:
         for block in trunk.blocks:
             block.attn.fused_attn = options.plain_attention == "sdpa"
         self.plain = PlainStep(plain, trunk, adamw(plain, fused=True), low, scores=options.plain_attention == "scores")
+        if options.compile:
+            compile_blocks(teacher)
+            for block in student.blocks:
+                block.compile()
         self.ours = PretrainStep(student, teacher, adamw(student, fused=True), self.normalise, device, options.dtype)
 
     def losses(self, steps: int) -> list[tuple[float, float]]:
@@ -138,6 +142,9 @@ def main() -> None:
     parser.add_argument("--student-depth", type=int, default=4)
     parser.add_argument("--teacher-depth", type=int, default=4)
     parser.add_argument("--attention", default="sdpa", choices=("sdpa", "math"), help="of our student")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile of our blocks (train.compile, compiled=True)"
+    )
     parser.add_argument("--plain-attention", default="sdpa", choices=("sdpa", "scores"), help="scores: all of them in memory")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
