@@ -59,7 +59,7 @@ def small_detector(data: str, classes: int, steps: int, run: str, device: str) -
         image_size=PIXELS,
         channels=48,
         heads=HeadSizes(box_convs=1, box_width=128, mask_convs=2),
-        proposals=Proposals(anchor_sizes_px=(8, 16, 32, 64, 128), pre_nms_topk=(200, 200), post_nms_topk=(64, 128)),
+        proposals=Proposals(anchor_sizes_px=(8, 16, 32, 64, 128), pre_nms_topk=(200, 1000), post_nms_topk=(64, 600)),
         class_loss=sigmoid_loss() if data == "lvis_v1" else None,
     )
     config.model.roi_heads.batch_size_per_image = 32
