@@ -15,6 +15,7 @@ from eva02_det.utils.config import arguments, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("projects/*/configs/**/*.py"))
+DETECTORS = [name for name in CONFIGS if not name.startswith("projects/eva02_mim/")]  # the others have no detector to build
 
 
 def schedule(config: OmegaConf) -> list[float]:
@@ -56,7 +57,7 @@ def test_there_are_configs():
     assert len(CONFIGS) >= 3
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_a_config_reloaded_from_yaml_builds_the_same_model_optimiser_and_schedule(name: str, tmp_path: Path):
     config = load_config(ROOT / name)
     LazyConfig.save(config, str(tmp_path / "saved.yaml"))
@@ -83,7 +84,7 @@ def test_every_call_of_a_reloaded_config_exists_and_takes_what_it_is_given(name:
         unknown = set(node) - {"_target_"} - set(arguments(node))
         assert not unknown or takes_anything(node), f"{place}: {node._target_} takes no {', '.join(unknown)}"
         found += 1
-    assert found > 20
+    assert found > (20 if name in DETECTORS else 10)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
