@@ -138,7 +138,8 @@ def load_student(folder: str | Path) -> MimStudent:
 def _untold(weights: Mapping[str, Tensor], file: Path, num_heads: int | None) -> dict[str, Any]:
     """Heads as given, of the run's config beside the file, or of the published size of that shape; `rope` where it is off."""
     beside = file.parent / CONFIG_FILE
-    student = OmegaConf.load(beside).get("student", {}) if beside.is_file() else {}
+    config: Any = OmegaConf.load(beside) if beside.is_file() else {}
+    student = config.get("student", {})
     shape = shape_of(weights)
     sizes = [size.num_heads for size in TRV_SIZES.values() if (size.embed_dim, size.depth) == shape]
     heads = num_heads or student.get("num_heads") or next(iter(sizes), None)

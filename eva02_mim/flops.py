@@ -6,6 +6,7 @@ multiply-accumulate is what papers of this field call one FLOP, and is two float
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +33,7 @@ class VitShape:
     @classmethod
     def of(cls, model: TrVEncoder) -> "VitShape":
         """The shape of an encoder or of a student."""
-        mlp = model.blocks[0].mlp
+        mlp: Any = model.blocks[0].mlp
         gated = not hasattr(mlp, "fc1")
         last: nn.Linear = mlp.w3 if gated else mlp.fc2
         head = model.lm_head.out_features if isinstance(model, MimStudent) else 0

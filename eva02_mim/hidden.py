@@ -15,7 +15,7 @@ from eva02_det.utils.errors import UserError
 class HiddenTokens(NamedTuple):
     """The hidden patches of a batch, [B, K], or of one image, [K]. A slot of weight 0 is padding and names any patch."""
 
-    index: Tensor  # int64, row-major over the grid, the class token not counted
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index; int64, row-major over the grid without the class token
     weight: Tensor  # float32, 1 or 0
 
 

@@ -1,6 +1,8 @@
 """The two initialisations of Table 2: "jax" (Xavier, released) and "beit" (truncated normal)."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,16 +38,17 @@ def initialise(encoder: nn.Module, scheme: str = "jax") -> None:
             _cut_normal(getattr(encoder, name))
     for module in encoder.modules():
         _initialise_module(module, scheme)
-    kernel, bias = encoder.patch_embed.proj.weight, encoder.patch_embed.proj.bias
+    parts: Any = encoder
+    kernel, bias = parts.patch_embed.proj.weight, parts.patch_embed.proj.bias
     if scheme == "jax":
         nn.init.xavier_uniform_(kernel.flatten(1))
         bound = kernel[0].numel() ** -0.5
         nn.init.uniform_(bias, -bound, bound)
-        _scale_for_sub_ln(encoder.blocks)
+        _scale_for_sub_ln(parts.blocks)
     else:
         _cut_normal(kernel)
         nn.init.zeros_(bias)
-        _scale_with_depth(encoder.blocks)
+        _scale_with_depth(parts.blocks)
 
 
 def _initialise_module(module: nn.Module, scheme: str) -> None:
@@ -68,7 +71,7 @@ def _cut_normal(parameter: Tensor) -> None:
     nn.init.trunc_normal_(parameter, std=STD, a=-STD, b=STD)
 
 
-def _scale_for_sub_ln(blocks: nn.ModuleList) -> None:
+def _scale_for_sub_ln(blocks: Sequence[Any]) -> None:
     """Where there is a norm inside the feed-forward layer: times sqrt(ln(2 depth)), 1.78 for B and 1.97 for L."""
     gain = math.sqrt(math.log(2 * len(blocks)))
     for block in blocks:
@@ -77,7 +80,7 @@ def _scale_for_sub_ln(blocks: nn.ModuleList) -> None:
                 matrix.mul_(gain)
 
 
-def _scale_with_depth(blocks: nn.ModuleList) -> None:
+def _scale_with_depth(blocks: Sequence[Any]) -> None:
     for number, block in enumerate(blocks, start=1):
         for matrix in _named(block, BRANCH_ENDS):
             matrix.div_(math.sqrt(2 * number))

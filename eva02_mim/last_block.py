@@ -54,13 +54,14 @@ def with_last_block(trunk: nn.Module) -> LastBlock | None:
     blocks = getattr(trunk, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks) or not is_plain_eva(trunk, blocks[-1]):
         return None
-    blocks[-1] = LastBlock(blocks[-1])
-    return blocks[-1]
+    last = LastBlock(blocks[-1])
+    blocks[-1] = last
+    return last
 
 
 def is_plain_eva(trunk: nn.Module, block: Any) -> bool:
     """Whether a block is what `LastBlock` computes: packed projections with biases, nothing between attention and its output."""
-    attn = getattr(block, "attn", None)
+    attn: Any = getattr(block, "attn", None)
     if type(block).__name__ != "EvaBlock" or getattr(attn, "qkv", None) is None or attn.q_bias is None:
         return False
     absent = (getattr(trunk, "rope", None), block.gamma_1, block.gamma_2, getattr(attn, "gate", None))

@@ -174,7 +174,7 @@ def choose_scores(tower: nn.Module) -> None:
     """timm's attention with all scores in memory: in bf16 on a CPU a few per cent faster than torch's fused kernel."""
     for module in tower.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            setattr(module, "fused_attn", False)  # noqa: B010  no attribute that nn.Module declares
 
 
 def compile_blocks(teacher: FrozenTeacher) -> None:

@@ -71,6 +71,8 @@ class SmallTokens(nn.Module):
 class TimmTokens(nn.Module):
     """Patch tokens of a timm ViT after its final norm, wherever that sits: [B, 3, S, S] -> [B, N, W]."""
 
+    trunk: Any  # what a timm ViT offers, its class does not say
+
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
@@ -94,6 +96,8 @@ class TimmTokens(nn.Module):
 
 class ClipTokens(nn.Module):
     """Patch tokens of open_clip's own ViT after its final norm: [B, 3, S, S] -> [B, N, W]."""
+
+    visual: Any
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
@@ -155,18 +159,18 @@ def timm_tower(architecture: str, source: str | Path | None, wanted: Wanted) -> 
     return replace(tower_of_timm(trunk, architecture, wanted.project), mean=tuple(config["mean"]), std=tuple(config["std"]))
 
 
-def tower_of_timm(trunk: nn.Module, name: str, project: bool) -> Tower:
+def tower_of_timm(trunk: Any, name: str, project: bool) -> Tower:
     """A timm ViT as a tower; the head leaves the network and becomes the projection."""
     embed = getattr(trunk, "patch_embed", None)
     if not all(hasattr(trunk, part) for part in ("num_prefix_tokens", "fc_norm", "forward_features")) or embed is None:
         raise UserError(f"{name} is a {type(trunk).__name__}, not a plain ViT with one token a patch; choose a ViT as teacher")
-    projection = trunk.head if project else nn.Identity()
+    projection: Any = trunk.head if project else nn.Identity()
     if project and (isinstance(projection, nn.Identity) or getattr(trunk, "attn_pool", None) is not None):
         raise UserError(f"{name} has no projection that single patches can go through; pass project=False for its tokens")
     trunk.head = nn.Identity()
     if getattr(trunk, "attn_pool", None) is not None:
         trunk.attn_pool = None
-    dim = projection.out_features if project else trunk.num_features
+    dim: int = projection.out_features if project else trunk.num_features
     patch, image = square(embed.patch_size, name), square(embed.img_size, name)
     return Tower(name, TimmTokens(trunk), projection, dim=dim, patch_size=patch, image_size=image)
 
@@ -193,7 +197,7 @@ def open_clip_tower(name: str, tag: str, wanted: Wanted) -> Tower:
     return replace(tower, mean=tuple(mean or CLIP_MEAN), std=tuple(std or CLIP_STD))
 
 
-def tower_of_clip(visual: nn.Module, name: str, project: bool) -> Tower:
+def tower_of_clip(visual: Any, name: str, project: bool) -> Tower:
     """open_clip's image tower, whether it wraps a timm model or is its own ViT."""
     if hasattr(visual, "trunk"):
         if not len(visual.head):

@@ -56,6 +56,7 @@ def load_content(model: nn.Module, content: Mapping[str, Any], origin: str, choi
     """`load_weights` from what a file holds."""
     target = Target.of(_unwrapped(model))
     weights = _chosen(content, origin, choice.which, target)
+    _refuse_gelu(weights, target, origin)
     fit = Fit(weights, target, origin, new=choice.new_weights, resize=choice.resize, averaged=choice.which == "ema")
     for key, value in weights_entry(content, origin, choice.which).items():
         if not isinstance(value, Tensor):
@@ -88,6 +89,20 @@ def _chosen(content: Mapping[str, Any], origin: str, which: str, target: Target)
         raw = state_dict_of(content, origin)
         weights |= {key: raw[key] for key in target.buffers if key in raw and key not in weights}
     return weights
+
+
+def _refuse_gelu(weights: Mapping[str, Tensor], target: Target, origin: str) -> None:
+    """UserError for a file with plain GELU layers where the model has gated ones, under our names or timm's."""
+    if not any(key.endswith(".mlp.w3.weight") for key in target.state):
+        return
+    for key, into in weights.items():
+        back = weights.get(key.replace(".mlp.fc1.", ".mlp.fc2."))
+        # timm's fc1 of a gated layer holds two matrices, and is twice as high as its fc2 is wide
+        if key.endswith(".mlp.fc1.weight") and back is not None and back.shape[-1] == into.shape[0]:
+            raise UserError(
+                f"checkpoint {origin} has GELU feed-forward layers ({key}) and this model has SwiGLU ones, which cannot be made "
+                f"of them; start from weights that were pre-trained with SwiGLU (student.feed_forward=swiglu)"
+            )
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -57,6 +57,19 @@ def test_a_detector_takes_every_export_and_has_the_student_s_weights(layout: str
     assert torch.equal(net.blocks[-1].mlp.w3.weight, student.blocks[-1].mlp.w3.weight)
 
 
+@pytest.mark.parametrize("options", [{}, {"sub_ln": False}, {"rope": False}])
+def test_a_student_with_gelu_layers_is_refused_by_a_detector_in_one_sentence_whatever_its_layout(
+    options: dict[str, bool], tmp_path: Path
+):
+    file = saved(small_student(feed_forward="gelu", **options), tmp_path)
+    for layout in ("folder", "timm"):
+        export_student(file, tmp_path / TARGETS[layout], layout=layout, num_heads=HEADS)
+    for source in (file, tmp_path / TARGETS["folder"], tmp_path / TARGETS["timm"]):
+        sentence = r"has GELU feed-forward layers \(blocks\.0\.mlp\.fc1\.weight\) and this model has SwiGLU.*feed_forward=swiglu"
+        with pytest.raises(UserError, match=sentence):
+            load_weights(small_detector(sub_ln=options.get("sub_ln", True)), source)
+
+
 def test_the_p14to16_layout_nests_all_released_keys_under_model(tmp_path: Path):
     student = small_student()
     export_student(saved(student, tmp_path), tmp_path / "out.pt", layout="p14to16")
