@@ -2,6 +2,7 @@
 
 import os
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ class Masks(Protocol):
     """Draws the hidden patches of an image from three numbers."""
 
     grid: int
+    count: int  # patches of an image that are hidden, at most
 
     def hidden(self, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """index [K] int64, weight [K] float, K always the same."""
@@ -48,50 +50,46 @@ class Made(NamedTuple):
     gave_up: str = ""
 
 
-class CropBatches(Dataset[Made]):
-    """Batches by what is asked for. The same numbers give the same crops and masks in whatever process, batch or order.
+class ImageBatches(Dataset[Made], ABC):
+    """Batches by what is asked for. The same numbers give the same crops and extras in whatever process, batch or order.
 
-    replace: an unreadable image makes room for the next readable one in the order of the source, cropped and masked as the
-    one it stands for; else it is left out and the batch is smaller.
+    replace: an unreadable image makes room for the next readable one in the order of the source, cropped as the one it stands
+    for; else it is left out and the batch is smaller.
     """
 
     def __init__(
-        self,
-        source: Source,
-        *,
-        crop: Crop,
-        masks: Masks,
-        image_size: int,
-        seed: int,
-        fixed_crops: bool = False,
-        replace: bool = True,
+        self, source: Source, *, crop: Crop, image_size: int, seed: int, fixed_crops: bool = False, replace: bool = True
     ) -> None:
-        self.source, self.crop, self.masks = source, crop, masks
+        self.source, self.crop = source, crop
         self.image_size, self.seed, self.fixed_crops, self.replace = image_size, seed, fixed_crops, replace
         self._readers: tuple[int, ThreadPoolExecutor] | None = None  # (process, its threads)
+
+    @abstractmethod
+    def extras(self, sample: int, visit: int, shown: int) -> dict[str, Tensor]:
+        """What goes with a crop. shown: the image it was cut from, another one than the sample where that was unreadable."""
 
     def __getitem__(self, asked: Asked) -> Made:
         side, total = self.image_size, len(asked.samples)
         images = torch.empty(total, side, side, 3, dtype=torch.uint8)
         broken: list[str] = []
         kept: list[int] = []
-        hidden: list[tuple[Tensor, Tensor]] = []
+        extras: list[dict[str, Tensor]] = []
         for place, (sample, visit, content) in enumerate(
             zip(asked.samples.tolist(), asked.visits.tolist(), self._contents(asked.samples.tolist()))
         ):
-            image = decoded(content)
+            image, shown = decoded(content), sample
             if isinstance(image, str):
                 broken.append(f"{self.source.name(sample)}: {image}")
                 if not self.replace:
                     continue
-                image = self._neighbour(sample)
+                image, shown = self._neighbour(sample)
                 if isinstance(image, str):
                     return Made({}, broken, gave_up=image)
             rng = random.Random(key_of("crop", self.seed, 0 if self.fixed_crops else visit, sample))
             images[len(kept)] = torch.from_numpy(self.crop(image, side, rng).copy())
-            hidden.append(self.masks.hidden(self.seed, visit, sample))
+            extras.append(self.extras(sample, visit, shown))
             kept.append(place)
-        return Made(self._joined(images[: len(kept)], hidden, asked, kept), broken)
+        return Made(self._joined(images[: len(kept)], extras, asked, kept), broken)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": None}
@@ -107,26 +105,47 @@ class CropBatches(Dataset[Made]):
             ahead.extend(self._readers[1].submit(read, self.source, sample) for sample in islice(coming, 1))
             yield content
 
-    def _joined(self, images: Tensor, hidden: list[tuple[Tensor, Tensor]], asked: Asked, kept: list[int]) -> dict[str, Tensor]:
+    def _joined(self, images: Tensor, extras: list[dict[str, Tensor]], asked: Asked, kept: list[int]) -> dict[str, Tensor]:
         """images [B, S, S, 3] and the rest as the tensors of a batch; made anew, so that it can be pinned or shared."""
         if not kept:
             return {}
         return {
             "images": images.permute(0, 3, 1, 2).contiguous(),
-            "index": torch.stack([torch.as_tensor(index) for index, _ in hidden]),
-            "weight": torch.stack([torch.as_tensor(weight) for _, weight in hidden]),
+            **{key: torch.stack([extra[key] for extra in extras]) for key in extras[0]},
             "sample": torch.from_numpy(asked.samples[kept]),
             "visit": torch.from_numpy(asked.visits[kept]),
         }
 
-    def _neighbour(self, sample: int) -> Image.Image | str:
-        """The first readable image after one, else why the last one tried is none. All are counted in their turn."""
+    def _neighbour(self, sample: int) -> tuple[Image.Image | str, int]:
+        """The first readable image after one and its number, else why the last one tried is none. All are counted in their turn."""
         for step in range(1, NEIGHBOURS + 1):
             number = (sample + step) % len(self.source)
             found = decoded(read(self.source, number))
             if isinstance(found, Image.Image):
-                return found
-        return f"{self.source.name(number)}: {found}"
+                return found, number
+        return f"{self.source.name(number)}: {found}", number
+
+
+class CropBatches(ImageBatches):
+    """Crops and, as `index` and `weight`, the patches of each that are hidden; a replaced image keeps the mask of its place."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        crop: Crop,
+        masks: Masks,
+        image_size: int,
+        seed: int,
+        fixed_crops: bool = False,
+        replace: bool = True,
+    ) -> None:
+        super().__init__(source, crop=crop, image_size=image_size, seed=seed, fixed_crops=fixed_crops, replace=replace)
+        self.masks = masks
+
+    def extras(self, sample: int, visit: int, shown: int) -> dict[str, Tensor]:
+        index, weight = self.masks.hidden(self.seed, visit, sample)
+        return {"index": torch.as_tensor(index), "weight": torch.as_tensor(weight)}
 
 
 def read(source: Source, number: int) -> bytes | str:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from eva02_det.utils.errors import UserError
-from eva02_mim.batches import NEIGHBOURS, Asked, CropBatches, Made, Masks, positions_of
+from eva02_mim.batches import NEIGHBOURS, Asked, CropBatches, ImageBatches, Made, Masks, positions_of
 from eva02_mim.broken import BrokenImages
 from eva02_mim.crops import CentreCrop, Crop, RandomCrop
 from eva02_mim.hidden import HiddenTokens, pack_hidden
@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 
 # Axes: B images of a rank's batch, S pixels of a side, K slots for hidden patches.
 Batch = dict[str, Tensor]
+Dataset = TypeVar("Dataset", bound=ImageBatches)
 
 
-class MimLoader:
+class MimLoader(Generic[Dataset]):
     """An endless iterator over shuffled epochs.
 
     A batch: images uint8 [B, 3, S, S]; index int64 [B, K] and weight float [B, K] of the hidden patches; sample int64 [B], the
@@ -38,7 +39,7 @@ class MimLoader:
 
     def __init__(
         self,
-        dataset: CropBatches,
+        dataset: Dataset,
         *,
         batch_size: int,
         rank: int = 0,
@@ -106,11 +107,11 @@ class MimLoader:
         self.broken.load_state_dict(state["broken"])
 
 
-class ValidationLoader:
+class ValidationLoader(Generic[Dataset]):
     """Every image once, in order, each rank its own: rank r takes every `world`-th. The last batch may be smaller."""
 
     def __init__(
-        self, dataset: CropBatches, *, batch_size: int, rank: int, world: int, workers: int, broken: BrokenImages
+        self, dataset: Dataset, *, batch_size: int, rank: int, world: int, workers: int, broken: BrokenImages
     ) -> None:
         self.dataset, self.batch_size, self.workers, self.broken = dataset, batch_size, workers, broken
         self.samples = np.arange(rank, len(dataset.source), world, dtype=np.int64)
@@ -148,7 +149,7 @@ def _places(order: EpochOrder, global_batch: int, epoch: int, offset: int) -> It
         epoch, offset = epoch + 1, 0
 
 
-def _data_loader(dataset: CropBatches, asked: Any, workers: int, pin_memory: bool, prefetch: int) -> DataLoader[Made]:
+def _data_loader(dataset: ImageBatches, asked: Any, workers: int, pin_memory: bool, prefetch: int) -> DataLoader[Made]:
     return DataLoader(
         dataset,
         sampler=asked,
@@ -189,7 +190,7 @@ def mim_loader(
     max_broken: float = 0.01,
     pin_memory: bool | None = None,
     prefetch: int = 2,
-) -> MimLoader:
+) -> MimLoader[CropBatches]:
     """The training loader.
 
     batch_size: images of one rank. workers: processes of one rank. crop: `RandomCrop()` by default. fixed_crops: one crop an
@@ -222,7 +223,7 @@ def validation_loader(
     world: int = 1,
     workers: int = 0,
     max_broken: float = 0.01,
-) -> ValidationLoader:
+) -> ValidationLoader[CropBatches]:
     """The validation loader: central crops, every second patch hidden; an unreadable image is counted and left out."""
     grid = check_sizes(image_size, patch_size)
     dataset = CropBatches(
@@ -239,6 +240,7 @@ class StripedMasks:
     def __init__(self, grid: int) -> None:
         self.grid = grid
         self._hidden = pack_hidden(striped_mask(grid))
+        self.count = len(self._hidden.weight)
 
     def hidden(self, seed: int, epoch: int, index: int) -> HiddenTokens:
         """index [K], weight [K]; the numbers make no difference."""

@@ -13,12 +13,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from eva02_det.utils.errors import UserError
-from eva02_mim.student import MimStudent
+from eva02_mim.encoder import TrVEncoder
 
 STRATEGIES = ("ddp", "fsdp")
 
 
-def distribute(student: MimStudent, strategy: str, device: torch.device) -> nn.Module:
+def distribute(student: TrVEncoder, strategy: str, device: torch.device) -> nn.Module:
     """The student as the step calls it; itself in a process that is alone.
 
     "ddp": every process holds all weights. "fsdp": every process holds its part of each block's weights, gradients and

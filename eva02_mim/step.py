@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from eva02_det.utils.errors import UserError
 from eva02_mim.hidden import HiddenTokens
 from eva02_mim.loss import hidden_token_loss
-from eva02_mim.parallel import any_rank, gradient_exchange, sum_over_ranks, whole
+from eva02_mim.parallel import gradient_exchange, sum_over_ranks
 from eva02_mim.precision import LossScale, autocast
 from eva02_mim.teacher import Teacher, features_of
+from eva02_mim.update import apply_gradients, set_rate
 
 AVERAGES = ("rank", "global")
 
@@ -96,8 +97,7 @@ class PretrainStep:
 
     def __call__(self, batch: Batch, lr: float) -> Outcome:
         """Learn from `batch`, the part of this process, with the learning rate `lr`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         parts = batch.split(self.accumulate)
         shares = self._shares(parts)
@@ -109,7 +109,7 @@ class PretrainStep:
             losses.append(loss.detach() * share)
             wrong.append(not_finite)
         loss = torch.stack(losses).sum()
-        norm, skipped, fault = self._update(loss)
+        norm, skipped, fault = apply_gradients(self.optimizer, self.scale, loss, self.clip_norm)
         return Outcome(loss, norm, skipped, fault, torch.cat(wrong), batch.sample)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -127,28 +127,3 @@ class PretrainStep:
             return [1 / len(parts)] * len(parts)
         counts = torch.stack([part.hidden.weight.sum() for part in parts])
         return list(counts * comm.get_world_size() / sum_over_ranks(counts.sum()))
-
-    def _update(self, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Clip and step; (norm, skipped, fault), the last two the same on all ranks."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        scaled = whole(nn.utils.get_total_norm([p.grad for p in parameters]))
-        norm = scaled / self.scale.value
-        loss_bad = ~loss.isfinite()
-        loss_bad, skipped = any_rank(torch.stack((loss_bad, loss_bad | ~norm.isfinite())))
-        fault = loss_bad | (skipped & self.scale.at_floor)  # what no smaller scale mends
-        if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        self._step(parameters, skipped)
-        self.scale.update(skipped & ~fault)
-        return norm, skipped, fault
-
-    def _step(self, parameters: list[nn.Parameter], skipped: Tensor) -> None:
-        """A fused optimiser reads the scale and whether to skip on the device; for another one the host looks."""
-        if self.optimizer.defaults.get("fused"):
-            # torch.amp.GradScaler hands them over under the same names
-            setattr(self.optimizer, "grad_scale", self.scale.value.clone())  # noqa: B010
-            setattr(self.optimizer, "found_inf", skipped.float())  # noqa: B010
-            self.optimizer.step()
-        elif not bool(skipped):
-            torch._foreach_div_([p.grad for p in parameters], self.scale.value)
-            self.optimizer.step()
