@@ -73,9 +73,10 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """Shorter side to 256/224 of the crop, bicubically, then the central crop (the released pre-training's validation)."""
+    """Shorter side to 256/224 of the crop, then the central crop (the released pre-training's validation, bicubic)."""
 
     enlarge: float = 256 / 224
+    resample: Image.Resampling = Image.Resampling.BICUBIC
 
     def __call__(self, image: Image.Image, side: int, rng: random.Random) -> Pixels:
         """RGB image -> uint8 [S, S, 3]; draws nothing from `rng`."""
@@ -86,4 +87,4 @@ class CentreCrop:
         else:
             size = int(shorter * width / height), shorter
         left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-        return np.asarray(image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side)))
+        return np.asarray(image.resize(size, self.resample).crop((left, top, left + side, top + side)))
