@@ -3,6 +3,7 @@
 Axes: M images, B of them in a batch, R rows of the head, A rows that are right for an image, K best rows.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,31 +66,41 @@ def score(model: nn.Module, questions: Questions, reading: Reading) -> dict[str,
     An image counts as solved where the best row, or one of the five best, is among its right ones.
     model: normalised images [B, 3, S, S] -> logits [B, R], on the device of `reading`; left in the mode it came in.
     """
-    was_training = model.training
-    model.eval()
+    return score_all({"": model}, questions, reading)[""]
+
+
+def score_all(models: Mapping[str, nn.Module], questions: Questions, reading: Reading) -> dict[str, dict[str, float]]:
+    """`score` of several models by name, which are shown each image together: it is read and cropped once."""
+    was_training = {name: model.training for name, model in models.items()}
     try:
-        counts = in_all_processes(partial(_counts, model, questions, reading))
+        counts = in_all_processes(partial(_counts, [model.eval() for model in models.values()], questions, reading))
     finally:
-        model.train(was_training)
-    top1, top5, images = sum_over_ranks(counts.to(reading.device)).tolist()
-    return {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "images": images}
+        for name, model in models.items():
+            model.train(was_training[name])
+    rows = sum_over_ranks(counts.to(reading.device)).tolist()
+    return {
+        name: {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "images": images}
+        for name, (top1, top5, images) in zip(models, rows)
+    }
 
 
 @torch.inference_mode()
-def _counts(model: nn.Module, questions: Questions, reading: Reading) -> Tensor:
-    """Images of this process that are solved by the best row, by the five best, and all of them: int64 [3]."""
+def _counts(models: Sequence[nn.Module], questions: Questions, reading: Reading) -> Tensor:
+    """Images of this process that each model solves by its best row, by the five best, and all of them: int64 [models, 3]."""
     share = my_share(len(questions.numbers))
     right = torch.from_numpy(questions.right[share])
     images = CroppedImages(
         questions.source, questions.numbers[share], reading.crop, side=reading.side, batch_size=reading.batch_size
     )
-    total = torch.zeros(3, dtype=torch.int64)
+    total = torch.zeros(len(models), 3, dtype=torch.int64)
     for pixels, places in batches_of(images, workers=reading.workers, device=reading.device):
-        with autocast(reading.precision, reading.device):
-            logits = model(reading.normalise(pixels)).float()
-        _require_logits(logits, questions, int(images.numbers[places[0]]))
-        solved = hits(best_rows(logits, questions.competing).cpu(), right[places])
-        total += torch.stack((solved[:, 0].sum(), solved.any(1).sum(), torch.tensor(len(places))))
+        shown = reading.normalise(pixels)
+        for row, model in enumerate(models):
+            with autocast(reading.precision, reading.device):
+                logits = model(shown).float()
+            _require_logits(logits, questions, int(images.numbers[places[0]]))
+            solved = hits(best_rows(logits, questions.competing).cpu(), right[places])
+            total[row] += torch.stack((solved[:, 0].sum(), solved.any(1).sum(), torch.tensor(len(places))))
     return total
 
 

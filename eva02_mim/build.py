@@ -12,6 +12,7 @@ from torch import nn
 from eva02_det.checkpoint.load import load_weights
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
+from eva02_mim.encoder import TrVEncoder
 from eva02_mim.loader import MimLoader, ValidationLoader
 from eva02_mim.parallel import STRATEGIES
 from eva02_mim.precision import PRECISIONS
@@ -114,7 +115,7 @@ def build_optimizer(config: DictConfig, student: nn.Module) -> torch.optim.Optim
     return optimizer
 
 
-def compile_blocks(student: MimStudent) -> None:
+def compile_blocks(student: TrVEncoder) -> None:
     """Compile each block for the static shapes of a step; before the student is distributed."""
     if importlib.util.find_spec("triton") is None and torch.cuda.is_available():
         raise UserError("train.compile=True needs triton, which torch's CUDA wheels bring; install it or set train.compile=False")

@@ -35,11 +35,19 @@ class Checkpoints:
 
     A file holds "model" (a plain state dict: it loads into a detector as it is), "optimizer" (by parameter name), "step",
     "parts" (what else has a state_dict: loss scale, guard, position in the data) and "random" (the generators of each rank).
-    It is independent of how the student was distributed.
+    It is independent of how the student was distributed. beside: what has its own place in the file, by name (averaged weights).
     """
 
-    def __init__(self, folder: str | Path, student: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int | None = 3) -> None:
-        self.folder, self.keep = Path(folder), keep
+    def __init__(
+        self,
+        folder: str | Path,
+        student: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        keep: int | None = 3,
+        beside: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.keep, self.beside = Path(folder), keep, dict(beside or {})
         self.student, self.optimizer = bare(student), optimizer
         if keep is not None and keep < 1:
             raise UserError(f"train.checkpoints.keep={keep} keeps nothing to resume from; set 1 or more, or null for all")
@@ -52,6 +60,7 @@ class Checkpoints:
         if comm.is_main_process():
             content = {"model": model, "optimizer": optimizer, "step": step, "random": generators}
             content["parts"] = {name: part.state_dict() for name, part in parts.items()}
+            content |= {name: part.state_dict() for name, part in self.beside.items()}
             target = self.folder / f"checkpoint_{step:07d}.pt"
             with atomic_path(target) as path:
                 torch.save(content, path)
@@ -62,7 +71,7 @@ class Checkpoints:
     def load(self, path: Path, parts: Mapping[str, Any]) -> int:
         """Put everything back and return the number of steps done; every rank must call this."""
         content = read_file(path)
-        lost = [key for key in CONTENT if key not in content] or [key for key in parts if key not in content["parts"]]
+        lost = [key for key in (*CONTENT, *self.beside) if key not in content] or [key for key in parts if key not in content["parts"]]
         if lost:
             raise UserError(f"checkpoint {path} holds no {', '.join(lost)}, so the run cannot go on from it; start it anew")
         self._check(path, content["model"])
@@ -71,6 +80,8 @@ class Checkpoints:
         set_optimizer_state_dict(self.student, self.optimizer, _copied(content["optimizer"]), options=WHOLE)
         for name, part in parts.items():
             part.load_state_dict(content["parts"][name])
+        for name, part in self.beside.items():
+            part.load_state_dict(content[name])
         generators = content["random"]
         if len(generators) == comm.get_world_size():
             set_random_state(generators[comm.get_rank()])

@@ -86,7 +86,7 @@ class TrVEncoder(nn.Module):
             )
             for rate in drop_path_rates(drop_path_rate, depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=1e-6)
 
     @property
     def num_patches(self) -> int:

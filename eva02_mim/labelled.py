@@ -6,8 +6,10 @@ Axes: M images, B of them in a batch, S pixels of a side.
 import math
 import os
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -71,14 +73,22 @@ def class_folder(root: str | Path, *, cache: str | Path | None = None) -> ClassF
     """
     root = Path(root).expanduser()
     source = ImageFolder(root, cache=cache)
-    folders: list[str] = []
-    for number in range(len(source)):
-        folder, below, _ = os.fsdecode(source.names[number]).partition("/")
-        if not below:
-            raise UserError(f"{source.name(number)} lies in no class folder; {root} must hold a folder of images for each class")
-        folders.append(folder)
-    classes, labels = np.unique(np.array(folders), return_inverse=True)
-    return ClassFolder(root, source, tuple(classes.tolist()), labels.astype(np.int64))
+    starts: dict[str, int] = {}
+    first = 0
+    while first < len(source):  # the images of a class follow each other, in the order of the classes: few names are read
+        folder = _folder_of(source, first)
+        starts[folder] = first
+        first = bisect_right(range(len(source)), folder, lo=first, key=partial(_folder_of, source))
+    counts = np.diff([*starts.values(), len(source)])
+    return ClassFolder(root, source, tuple(starts), np.repeat(np.arange(len(starts)), counts))
+
+
+def _folder_of(source: ImageFolder, number: int) -> str:
+    """The direct sub-folder of the root that an image lies in."""
+    folder, below, _ = os.fsdecode(source.names[number]).partition("/")
+    if not below:
+        raise UserError(f"{source.name(number)} lies in no class folder; {source.root} must hold a folder of images for each class")
+    return folder
 
 
 class Cropped(NamedTuple):

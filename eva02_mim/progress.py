@@ -3,17 +3,18 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
 
 from eva02_det.utils.files import write_text
+from eva02_mim.encoder import TrVEncoder
 from eva02_mim.hidden import HiddenTokens
 from eva02_mim.loss import hidden_token_loss
 from eva02_mim.student import MimStudent
@@ -71,14 +72,24 @@ def flops_per_image(teacher: Teacher, student: MimStudent, normalise: nn.Module,
     generators stay as they are.
     """
     device = next(student.parameters()).device
-    image = torch.zeros(1, 3, student.image_size, student.image_size, dtype=torch.uint8, device=device)
     places = HiddenTokens(torch.arange(hidden, device=device)[None], torch.ones(1, hidden, device=device))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), FlopCounterMode(display=False) as counter:
+
+    def loss(image: Tensor) -> Tensor:
         if getattr(teacher, "computes", True):
             targets = features_of(teacher, image, places.index)
         else:  # a cache, which has no features of this image
             targets = torch.zeros(1, hidden, teacher.dim, device=device)
-        hidden_token_loss(student(normalise(image), places), targets, places.weight).backward()
+        return hidden_token_loss(student(normalise(image), places), targets, places.weight)
+
+    return counted_flops(student, loss)
+
+
+def counted_flops(student: TrVEncoder, loss: Callable[[Tensor], Tensor]) -> float:
+    """Operations of `loss` on one black uint8 image [1, 3, S, S], and of its gradient; as in `flops_per_image`."""
+    device = next(student.parameters()).device
+    image = torch.zeros(1, 3, student.image_size, student.image_size, dtype=torch.uint8, device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), FlopCounterMode(display=False) as counter:
+        loss(image).backward()
     student.zero_grad(set_to_none=True)
     return float(counter.get_total_flops())
 
