@@ -75,8 +75,10 @@ def _taken_out(weights: dict[str, Tensor], rules: list[tuple[str, str]]) -> dict
 def _require_kind(model: Classifier, weights: dict[str, Tensor], source: str | Path) -> None:
     """UserError where a file is of another kind of model, width or patch: one sentence instead of a list of all keys."""
     if POSITIONS not in weights or PATCH_KERNEL not in weights:
-        raise UserError(f"checkpoint {source} is no EVA-02 encoder, it has no {POSITIONS} or no {PATCH_KERNEL}; pass a "
-                        f"pre-trained student or a fine-tuned classifier")
+        raise UserError(
+            f"checkpoint {source} is no EVA-02 encoder, it has no {POSITIONS} or no {PATCH_KERNEL}; pass a "
+            f"pre-trained student or a fine-tuned classifier"
+        )
     width, patch = weights[POSITIONS].shape[-1], weights[PATCH_KERNEL].shape[-1]
     if width != model.embed_dim:
         raise UserError(

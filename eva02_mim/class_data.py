@@ -93,6 +93,7 @@ class ClassBatches(ImageBatches):
 
     def __init__(self, folder: ClassFolder, *, crop: Crop, image_size: int, seed: int) -> None:
         super().__init__(folder.source, crop=crop, image_size=image_size, seed=seed)
+        self.folder = folder
         self.labels = torch.from_numpy(folder.labels)  # shared with the workers, not copied
 
     def extras(self, sample: int, visit: int, shown: int) -> dict[str, Tensor]:
@@ -145,7 +146,9 @@ def require_same_classes(train: ClassFolder, validation: ClassFolder) -> None:
         if (only := sorted(set(one.classes) - set(other.classes)))
     ]
     if differing:
-        raise UserError(f"the classes of training and validation differ: {'; '.join(differing)}; give both the same class folders")
+        raise UserError(
+            f"the classes of training and validation differ: {'; '.join(differing)}; give both the same folders"
+        )
 
 
 def _listed(names: list[str]) -> str:

@@ -88,6 +88,4 @@ def classifier_of_size(size: str, num_classes: int = 1000, *, image_size: int = 
         raise UserError(f"there is no classifier of size {size!r}; choose one of {', '.join(TRV_SIZES)}")
     shape = TRV_SIZES[size]
     options = {"sub_ln": shape.sub_ln, **options}
-    return Classifier(
-        shape.embed_dim, shape.depth, shape.num_heads, num_classes=num_classes, image_size=image_size, **options
-    )
+    return Classifier(shape.embed_dim, shape.depth, shape.num_heads, num_classes=num_classes, image_size=image_size, **options)
