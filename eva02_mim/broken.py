@@ -2,7 +2,10 @@
 
 import logging
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
+
+from detectron2.utils import comm
 
 from eva02_det.utils.errors import UserError
 
@@ -57,3 +60,11 @@ class BrokenImages:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from a saved state."""
         self.seen, self.count, self.first = int(state["seen"]), int(state["count"]), list(state["first"])
+
+
+def account_of_all(account: BrokenImages) -> BrokenImages:
+    """What all processes together have seen; every one must ask. The first names are taken from each in turn."""
+    states = comm.all_gather(account.state_dict())
+    named = [text for texts in zip_longest(*(state["first"] for state in states)) for text in texts if text is not None]
+    first = list(dict.fromkeys(named))[:NAMED]
+    return BrokenImages(account.max_rate, sum(state["seen"] for state in states), sum(state["count"] for state in states), first)

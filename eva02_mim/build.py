@@ -12,6 +12,7 @@ from torch import nn
 from eva02_det.checkpoint.load import load_weights
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
+from eva02_mim.cached_targets import CachedBatches
 from eva02_mim.encoder import TrVEncoder
 from eva02_mim.loader import MimLoader, ValidationLoader
 from eva02_mim.parallel import STRATEGIES
@@ -20,6 +21,7 @@ from eva02_mim.schedules import WarmupCosine
 from eva02_mim.step import AVERAGES
 from eva02_mim.student import MimStudent
 from eva02_mim.teacher import Teacher, check_teacher
+from eva02_mim.teacher_cache import CachedTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +64,12 @@ def share_of_batch(config: DictConfig, processes: int) -> int:
 def open_data(config: DictConfig, *, rank: int, world: int) -> tuple[MimLoader, ValidationLoader | None]:
     """(endless training batches of process `rank`, its validation batches or None)."""
     share, place = share_of_batch(config, world), {"rank": rank, "world": world}
-    loader = _with(config.dataloader.train, batch_size=share, seed=config.train.seed, **place)
+    if get(config, "train.teacher_cache", ""):
+        config.dataloader.train.fixed_crops = True
+    loader = made_with(config.dataloader.train, batch_size=share, seed=config.train.seed, **place)
     if get(config, "dataloader.validation") is None:
         return loader, None
-    return loader, _with(config.dataloader.validation, batch_size=share // config.train.accumulate, **place)
+    return loader, made_with(config.dataloader.validation, batch_size=share // config.train.accumulate, **place)
 
 
 def plan(config: DictConfig, steps_per_epoch: int) -> tuple[int, WarmupCosine]:
@@ -77,7 +81,27 @@ def plan(config: DictConfig, steps_per_epoch: int) -> tuple[int, WarmupCosine]:
 
 def build_teacher(config: DictConfig, device: torch.device) -> Teacher:
     """The frozen teacher on `device`."""
-    return _with(config.teacher, **({"device": str(device)} if accepts(config.teacher, "device") else {}))
+    return made_with(config.teacher, **({"device": str(device)} if accepts(config.teacher, "device") else {}))
+
+
+def use_cache(config: DictConfig, loader: MimLoader, device: torch.device, *, alive: bool) -> tuple[Teacher, Teacher]:
+    """(what training learns from, what the step may ask): the teacher, or the cache of train.teacher_cache.
+
+    From a cache `loader` hands out the features too. The teacher is built nevertheless, for its weights must be those of the
+    cache; it is kept on `device` only where it stays `alive`, for validation, whose crops no cache holds.
+    """
+    folder = get(config, "train.teacher_cache", "")
+    if not folder:
+        teacher = build_teacher(config, device)
+        return teacher, teacher
+    cache = CachedTeacher(folder)
+    loader.dataset = CachedBatches(loader.dataset, cache)
+    teacher = build_teacher(config, device if alive else torch.device("cpu"))
+    if not isinstance(teacher, nn.Module):
+        raise UserError(f"train.teacher_cache={folder} and a teacher that is a cache itself do not go together; leave one out")
+    cache.require_teacher(teacher)
+    logger.info("features come from %s; every image has one fixed crop", cache.name)
+    return cache, teacher if alive else cache
 
 
 def build_student(config: DictConfig, device: torch.device, *, anew: bool = True) -> MimStudent:
@@ -123,7 +147,7 @@ def compile_blocks(student: TrVEncoder) -> None:
         block.compile()
 
 
-def _with(node: DictConfig, **values: Any) -> Any:
+def made_with(node: DictConfig, **values: Any) -> Any:
     """What a config node builds with what only the run knows."""
     for key, value in values.items():
         node[key] = value

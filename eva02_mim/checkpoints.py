@@ -57,9 +57,9 @@ class Checkpoints:
         model = get_model_state_dict(self.student, options=WHOLE)
         optimizer = get_optimizer_state_dict(self.student, self.optimizer, options=WHOLE)
         generators = comm.gather(random_state())
+        states = {name: part.state_dict() for name, part in parts.items()}  # in every process: some ask each other
         if comm.is_main_process():
-            content = {"model": model, "optimizer": optimizer, "step": step, "random": generators}
-            content["parts"] = {name: part.state_dict() for name, part in parts.items()}
+            content = {"model": model, "optimizer": optimizer, "step": step, "random": generators, "parts": states}
             content |= {name: part.state_dict() for name, part in self.beside.items()}
             target = self.folder / f"checkpoint_{step:07d}.pt"
             with atomic_path(target) as path:
@@ -71,7 +71,8 @@ class Checkpoints:
     def load(self, path: Path, parts: Mapping[str, Any]) -> int:
         """Put everything back and return the number of steps done; every rank must call this."""
         content = read_file(path)
-        lost = [key for key in (*CONTENT, *self.beside) if key not in content] or [key for key in parts if key not in content["parts"]]
+        lost = [key for key in (*CONTENT, *self.beside) if key not in content]
+        lost = lost or [key for key in parts if key not in content["parts"]]
         if lost:
             raise UserError(f"checkpoint {path} holds no {', '.join(lost)}, so the run cannot go on from it; start it anew")
         self._check(path, content["model"])

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from eva02_det.utils.errors import UserError
 from eva02_mim.batches import NEIGHBOURS, Asked, CropBatches, ImageBatches, Made, Masks, positions_of
-from eva02_mim.broken import BrokenImages
+from eva02_mim.broken import BrokenImages, account_of_all
 from eva02_mim.crops import CentreCrop, Crop, RandomCrop
 from eva02_mim.hidden import HiddenTokens, pack_hidden
 from eva02_mim.masking import striped_mask
@@ -79,24 +79,25 @@ class MimLoader(Generic[Dataset]):
         for made, (epoch, start) in zip(loader, following):
             _account(self.broken, made, self.batch_size)
             if epoch != self.epoch:
-                log.info("epoch %d of the data is over: %s", self.epoch, self.broken.summary())
+                log.info("epoch %d of the data is over; in this process %s", self.epoch, self.broken.summary())
             self.epoch, self.offset = epoch, start + self.batch_size * self.world
             yield made.batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place after the last batch handed out, what the order depends on, and the account of unreadable images."""
-        return {
-            "epoch": self.epoch,
-            "offset": self.offset,
-            "seed": self.dataset.seed,
-            "images": len(self.order),
-            "digest": self.dataset.source.digest,
-            "broken": self.broken.state_dict(),
-        }
+        """The place after the last batch handed out, what the order depends on, and the account of unreadable images.
+
+        The account is that of all processes together, so every one must call this.
+        """
+        place = {"epoch": self.epoch, "offset": self.offset, "broken": account_of_all(self.broken).state_dict()}
+        return place | self._data()
+
+    def _data(self) -> dict[str, Any]:
+        """What a place depends on."""
+        return {"seed": self.dataset.seed, "images": len(self.order), "digest": self.dataset.source.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at a saved place, with any number of workers, ranks and images in a batch; UserError for other data or seed."""
-        now = self.state_dict()
+        now = self._data()
         for key, what in (("seed", "seed"), ("images", "number of images"), ("digest", "list of images")):
             if state[key] != now[key]:
                 raise UserError(
@@ -104,7 +105,8 @@ class MimLoader(Generic[Dataset]):
                     "resume with the same data and seed, or begin a new run from the saved weights"
                 )
         self.epoch, self.offset = int(state["epoch"]), int(state["offset"])
-        self.broken.load_state_dict(state["broken"])
+        if self.rank == 0:  # the account of all goes on in one of them
+            self.broken.load_state_dict(state["broken"])
 
 
 class ValidationLoader(Generic[Dataset]):
@@ -154,7 +156,7 @@ def _data_loader(dataset: ImageBatches, asked: Any, workers: int, pin_memory: bo
         dataset,
         sampler=asked,
         batch_size=None,  # the dataset makes whole batches
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=prefetch if workers else None,
@@ -162,7 +164,8 @@ def _data_loader(dataset: ImageBatches, asked: Any, workers: int, pin_memory: bo
     )
 
 
-def _as_it_is(made: Any) -> Any:
+def as_it_is(made: Any) -> Any:
+    """A collate function for what is a batch already."""
     return made
 
 

@@ -1,8 +1,9 @@
 """The student on several processes: replicated (DDP) or sharded (FSDP2)."""
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from eva02_det.utils.errors import UserError
 from eva02_mim.encoder import TrVEncoder
 
 STRATEGIES = ("ddp", "fsdp")
+Done = TypeVar("Done")
 
 
 def distribute(student: TrVEncoder, strategy: str, device: torch.device) -> nn.Module:
@@ -77,3 +79,21 @@ def sum_over_ranks(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
+
+
+def in_all(work: Callable[[], Done]) -> Done:
+    """What `work` gives in this process, after it has ended in all; a UserError of one is raised in all of them."""
+    result, problem = None, ""
+    try:
+        result = work()
+    except UserError as error:
+        problem = str(error)
+    problems = [text for text in comm.all_gather(problem) if text]
+    if problems:
+        raise UserError(problems[0])
+    return cast(Done, result)
+
+
+def on_main(work: Callable[[], Done]) -> Done:
+    """What `work` gives in the main process, which alone does it, in all of them; a UserError of it too."""
+    return comm.all_gather(in_all(lambda: work() if comm.is_main_process() else cast(Done, None)))[0]

@@ -23,17 +23,22 @@ AVERAGES = ("rank", "global")
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loader gives: images uint8 [B, 3, S, S], hidden patches [B, K] and their weights, numbers of the samples [B]."""
+    """What a loader gives: images uint8 [B, 3, S, S], hidden patches [B, K] and their weights, numbers of the samples [B].
+
+    targets: the teacher's features of the hidden patches, [B, K, D], where they come from a cache.
+    """
 
     images: Tensor
     hidden: HiddenTokens
     sample: Tensor
+    targets: Tensor | None = None
 
     @classmethod
     def of(cls, drawn: Mapping[str, Tensor], device: torch.device) -> "Batch":
         """On the device; the numbers of the samples stay on the host, for which alone they are."""
         images, index, weight = (drawn[key].to(device, non_blocking=True) for key in ("images", "index", "weight"))
-        return cls(images, HiddenTokens(index, weight), drawn["sample"])
+        targets = drawn["targets"].to(device, non_blocking=True) if "targets" in drawn else None
+        return cls(images, HiddenTokens(index, weight), drawn["sample"], targets)
 
     def split(self, parts: int) -> list["Batch"]:
         """Micro-batches of equal size, in order."""
@@ -43,7 +48,8 @@ class Batch:
                 f"choose a divisor"
             )
         split = (self.images, self.hidden.index, self.hidden.weight, self.sample)
-        return [Batch(i, HiddenTokens(n, w), s) for i, n, w, s in zip(*(tensor.chunk(parts) for tensor in split))]
+        targets = [None] * parts if self.targets is None else self.targets.chunk(parts)
+        return [Batch(i, HiddenTokens(n, w), s, t) for i, n, w, s, t in zip(*(tensor.chunk(parts) for tensor in split), targets)]
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,9 @@ class PretrainStep:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss of the hidden tokens of a micro-batch, and [B] bool: images whose values are not finite."""
-        targets = features_of(self.teacher, batch.images, batch.hidden.index)
+        targets = batch.targets
+        if targets is None:
+            targets = features_of(self.teacher, batch.images, batch.hidden.index)
         with autocast(self.precision, self.device):
             predictions = self.student(self.normalise(batch.images), batch.hidden)
         loss = hidden_token_loss(predictions, targets, batch.hidden.weight)

@@ -5,17 +5,18 @@ Training crops are drawn anew in every epoch, so that a cache can serve fixed on
 
 Axes: M crops of the cache, B images, N patches, D width of the features, S pixels of a side.
 
-A folder holds `crops.npy` [M] (records of `CROP`), `features.npy` [M, N, D], for int8 also `scales.npy` [M, N], and `cache.json`,
-which is written last: a folder without it is not complete. One crop of IN-21K takes 7.4 TB in fp16, 3.7 TB in int8.
+A folder holds `crops.npy` [M] (records of `CROP`), shards `features-*.npy` of so many crops each, [., N, D], for int8 also
+`scales-*.npy` [., N], and `cache.json`, which is written last: a folder without it is not complete. One crop of each image of
+IN-21K takes 7.4 TB in fp16, 3.7 TB in int8. `eva02_mim.cache_writer` writes it.
 """
 
 import hashlib
 import json
-import logging
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from eva02_det.utils.errors import UserError
-from eva02_det.utils.files import write_json
-from eva02_mim.teacher import FrozenTeacher, fingerprint
+from eva02_mim.teacher import fingerprint
 from eva02_mim.towers import Rgb
-
-logger = logging.getLogger(__name__)
 
 # `box`: left, top, right, bottom in the source image, px, before the flip; `pixels`: digest of the crop
 CROP = np.dtype([("sample", "<i8"), ("box", "<i4", (4,)), ("flip", "?"), ("mask_seed", "<i8"), ("pixels", "<u8")])
 STORAGES = {"fp16": np.float16, "int8": np.int8}
-VERSION = 1
+VERSION = 2  # 1: one file of features
+CACHE, CROPS = "cache.json", "crops.npy"
+OPEN = 256  # shards mapped at a time
 
 
 @dataclass(frozen=True)
@@ -61,90 +61,27 @@ class Description:
     mean: Rgb
     std: Rgb
     resize: bool
+    shard: int  # crops in a file, fewer in the last one
+    data: str  # digest of the list of images
+    seed: int
+    crop: str  # how crops are drawn
     version: int = VERSION
 
+    @property
+    def shards(self) -> int:
+        """Files of features."""
+        return math.ceil(self.count / self.shard)
 
-class CacheWriter:
-    """Computes and stores the features of `count` crops; use it as a context manager and `add` them batch by batch."""
-
-    def __init__(self, folder: str | Path, teacher: FrozenTeacher, count: int, *, storage: str = "fp16") -> None:
-        if storage not in STORAGES:
-            raise UserError(f"storage={storage!r} of the feature cache is unknown; choose one of {', '.join(STORAGES)}")
-        self.folder, self.teacher, self.count, self.storage = Path(folder), teacher, count, storage
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            raise UserError(f"folder {self.folder} is not empty; remove it or name another one for the feature cache")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._filled = 0
-        self._crops = self._array("crops", CROP, (count,))
-        self._features: np.memmap | None = None
-        self._scales: np.memmap | None = None
-
-    def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-        return np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-
-    def add(self, images: Tensor, crops: Sequence[CropRecord]) -> None:
-        """uint8 [B, 3, S, S], and what each of them is."""
-        if len(images) != len(crops) or self._filled + len(crops) > self.count:
-            raise UserError(
-                f"feature cache {self.folder} for {self.count} crops was given {len(images)} images and {len(crops)} crops after "
-                f"{self._filled}; pass as many of both, and the right count"
-            )
-        features = self.teacher(images.to(self.teacher.device)).float().cpu().numpy()
-        if not np.isfinite(features).all():
-            raise UserError(f"teacher {self.teacher.name} gave features that are not finite; use dtype='bf16' or 'fp32' for it")
-        if self._features is None:
-            self._features = self._array("features", STORAGES[self.storage], (self.count, *features.shape[1:]))
-            if self.storage == "int8":
-                self._scales = self._array("scales", np.float32, (self.count, features.shape[1]))
-        place = slice(self._filled, self._filled + len(crops))
-        digests = pixel_digests(images)
-        records = [(c.sample, c.box, c.flip, c.mask_seed, d) for c, d in zip(crops, digests)]
-        self._crops[place] = np.array(records, dtype=CROP)
-        if self._scales is None:
-            largest = np.finfo(np.float16).max
-            self._features[place] = features.clip(-largest, largest)
-        else:
-            self._features[place], self._scales[place] = quantised(features)
-        self._filled = place.stop
-
-    def __enter__(self) -> "CacheWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self._filled < self.count or self._features is None:
-            raise UserError(f"feature cache {self.folder} got {self._filled} of its {self.count} crops; add all of them")
-        for array in (self._crops, self._features, self._scales):
-            if array is not None:
-                array.flush()
-        t = self.teacher
-        description = Description(
-            teacher=t.name,
-            fingerprint=fingerprint(t),
-            crops=crops_digest(self._crops),
-            storage=self.storage,
-            count=self.count,
-            patches=self._features.shape[1],
-            dim=t.dim,
-            patch_size=t.patch_size,
-            image_size=t.image_size,
-            mean=t.mean,
-            std=t.std,
-            resize=t.resize,
-        )
-        write_json(self.folder / "cache.json", asdict(description), indent=1)
-        size = sum(path.stat().st_size for path in self.folder.iterdir()) / 2**30
-        logger.info("feature cache %s: %d crops, %.2f GiB", self.folder, self.count, size)
+    def rows(self, number: int) -> int:
+        """Crops in shard `number`."""
+        return min(self.shard, self.count - number * self.shard)
 
 
 class CachedTeacher:
     """A teacher that looks features up instead of computing them: the crops of the cache in, their features [B, N, D] out.
 
     Args:
-        folder: written by `CacheWriter`.
+        folder: written by tools/cache_teacher.py.
         teacher: where given, the cache must be of these very weights.
         crops: where given, the cache must hold exactly these crops, in this order.
 
@@ -168,14 +105,34 @@ class CachedTeacher:
         self.name, self.device = f"{d.teacher}, cached in {self.folder}", torch.device(device)
         self.dim, self.patch_size, self.image_size = d.dim, d.patch_size, d.image_size
         self.mean, self.std, self.resize = d.mean, d.std, d.resize
-        self.records = self._mapped("crops", (d.count,))
-        self._features = self._mapped("features", (d.count, d.patches, d.dim))
-        self._scales = self._mapped("scales", (d.count, d.patches)) if d.storage == "int8" else None
-        self._refuse_stale(teacher, crops)
-        self._rows = {int(pixels): row for row, pixels in enumerate(self.records["pixels"])}
+        self.records = self._mapped(CROPS, (d.count,))
+        missing = [name for number in range(d.shards) if not (self.folder / (name := features_file(number))).is_file()]
+        if missing:
+            raise UserError(f"feature cache {self.folder} lacks {len(missing)} files, first {missing[0]}; write the cache again")
+        self._refuse_stale(crops)
+        if teacher is not None:
+            self.require_teacher(teacher)
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # rows by their digests, which crops are found by
+        self._shard = lru_cache(OPEN)(self._open)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is mapped, which a worker process maps for itself."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("records", "_sorted", "_shard")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.records = self._mapped(CROPS, (self.description.count,))
+        self._sorted, self._shard = None, lru_cache(OPEN)(self._open)
+
+    def _open(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Values [M, N, D] and scales [M, N] of a shard."""
+        d = self.description
+        shape = (d.rows(number), d.patches, d.dim)
+        scales = self._mapped(scales_file(number), shape[:2]) if d.storage == "int8" else None
+        return self._mapped(features_file(number), shape), scales
 
     def _mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        path = self.folder / f"{name}.npy"
+        path = self.folder / name
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -184,14 +141,17 @@ class CachedTeacher:
             raise UserError(f"{path} is of shape {array.shape} where cache.json says {shape}; write the cache again")
         return array
 
-    def _refuse_stale(self, teacher: nn.Module | None, crops: Sequence[CropRecord] | None) -> None:
-        if crops_digest(self.records) != self.description.crops:
-            raise UserError(f"{self.folder}/crops.npy is not the one that cache.json describes; write the cache again")
-        if teacher is not None and fingerprint(teacher) != self.description.fingerprint:
+    def require_teacher(self, teacher: nn.Module) -> None:
+        """UserError unless the cache is of these very weights."""
+        if fingerprint(teacher) != self.description.fingerprint:
             raise UserError(
                 f"feature cache {self.folder} is of another teacher ({self.description.teacher}) or of this one in another "
                 f"precision; write it again with this teacher, or use the one it is of"
             )
+
+    def _refuse_stale(self, crops: Sequence[CropRecord] | None) -> None:
+        if crops_digest(self.records) != self.description.crops:
+            raise UserError(f"{self.folder}/crops.npy is not the one that cache.json describes; write the cache again")
         if crops is not None and self.crops() != list(crops):
             raise UserError(
                 f"feature cache {self.folder} is of other crops ({self.description.count}, the first {self.crops(1)[0]}); write "
@@ -210,38 +170,69 @@ class CachedTeacher:
         """uint8 crops [B, 3, S, S] of the cache, in any order -> fp32 [B, N, D]."""
         if images.dtype != torch.uint8:
             raise UserError(f"feature cache {self.folder} finds crops by their bytes; pass uint8 images, not {images.dtype}")
-        digests = pixel_digests(images)
-        unknown = [place for place, digest in enumerate(digests) if digest not in self._rows]
-        if unknown:
+        digests = np.array(pixel_digests(images), dtype=np.uint64)
+        if self._sorted is None:
+            order = np.argsort(self.records["pixels"], kind="stable")
+            self._sorted = order, self.records["pixels"][order]
+        order, known = self._sorted
+        place = np.minimum(np.searchsorted(known, digests), len(known) - 1)
+        unknown = np.flatnonzero(known[place] != digests)
+        if len(unknown):
             raise UserError(
                 f"{len(unknown)} of {len(images)} crops (first: number {unknown[0]} of the batch) are not in feature cache "
                 f"{self.folder}, which holds {self.description.count} fixed ones; fix the crops to those it was written with"
             )
-        return self.features([self._rows[digest] for digest in digests])
+        return torch.from_numpy(self.features(order[place].tolist())).to(self.device)
 
-    def features(self, rows: Sequence[int]) -> Tensor:
+    def features(self, rows: Sequence[int]) -> np.ndarray:
         """Features fp32 [B, N, D] of rows of the cache."""
-        values = self._features[list(rows)].astype(np.float32)
-        if self._scales is not None:
-            values *= self._scales[list(rows)][..., None]
-        return torch.from_numpy(values).to(self.device)
+        return np.stack([self._row(row, slice(None)) for row in rows])
+
+    def features_at(self, rows: Sequence[int], images: Tensor, index: Tensor) -> Tensor:
+        """Features fp16 [B, K, D] of the patches `index` [B, K] of known rows, whose crops `images` must be."""
+        for row, digest in zip(rows, pixel_digests(images)):
+            if int(self.records["pixels"][row]) != digest:
+                raise UserError(
+                    f"the crop of image {row} is not the one that feature cache {self.folder} is of; the image file changed, or "
+                    f"another version of Pillow decodes it: fill the cache again"
+                )
+        return torch.from_numpy(np.stack([self._row(row, at.numpy()) for row, at in zip(rows, index)]).astype(np.float16))
+
+    def _row(self, row: int, patches: Any) -> np.ndarray:
+        values, scales = self._shard(row // self.description.shard)
+        within = row % self.description.shard
+        features = values[within][patches].astype(np.float32)
+        return features if scales is None else features * scales[within][patches][:, None]
+
+
+def features_file(number: int) -> str:
+    return f"features-{number:06d}.npy"
+
+
+def scales_file(number: int) -> str:
+    return f"scales-{number:06d}.npy"
 
 
 def read_description(folder: Path) -> Description:
     """The content of cache.json."""
-    path = folder / "cache.json"
-    if not path.is_file():
-        raise UserError(f"folder {folder} holds no complete feature cache (no cache.json); write it, or pass another folder")
+    if not (folder / CACHE).is_file():
+        raise UserError(
+            f"folder {folder} holds no complete feature cache (no cache.json); fill it with tools/cache_teacher.py, which goes "
+            f"on where it was stopped, or pass another folder"
+        )
+    return description_of(folder / CACHE)
+
+
+def description_of(path: Path) -> Description:
+    """What a file of the form of cache.json says."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.get("version")
-        content |= {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
-        description = Description(**content)
+        if version == VERSION:
+            return Description(**content | {"mean": tuple(content["mean"]), "std": tuple(content["std"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not the description of a feature cache; write the cache again") from error
-    if version != VERSION:
-        raise UserError(f"{path} is of version {version} and this package reads {VERSION}; write the cache again")
-    return description
+    raise UserError(f"{path} is of version {version} and this package reads {VERSION}; write the cache again")
 
 
 def pixel_digests(images: Tensor) -> list[int]:

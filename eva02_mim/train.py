@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from eva02_det.utils.errors import UserError
 from eva02_mim import build
+from eva02_mim.broken import account_of_all
 from eva02_mim.checkpoints import Checkpoints, newest
 from eva02_mim.guard import Guard, to_host
 from eva02_mim.parallel import bare, distribute
@@ -53,12 +54,12 @@ class Run:
         self.settings, self.device = config.train, build.device_of(config)
         self.loader, self.validation = build.open_data(config, rank=comm.get_rank(), world=comm.get_world_size())
         self.steps, self.schedule = build.plan(config, self.loader.steps_per_epoch)
-        teacher = build.build_teacher(config, self.device)
+        features, teacher = build.use_cache(config, self.loader, self.device, alive=self.validation is not None)
         self.found = newest(self.settings.output_dir)
         student = build.build_student(config, self.device, anew=self.found is None)  # else what it started from may be gone
-        build.require_match(student, self.loader, teacher)
+        build.require_match(student, self.loader, features)
         normalise = instantiate(config.normalise).to(self.device)
-        flops = flops_per_image(teacher, student, normalise, hidden=self.loader.dataset.masks.count)
+        flops = flops_per_image(features, student, normalise, hidden=self.loader.dataset.masks.count)
         peak = peak_tflops(self.device, self.settings.peak_tflops)
         self.speed = Speed(self.settings.batch, flops, None if peak is None else peak * comm.get_world_size())
         if self.settings.compile:
@@ -105,13 +106,14 @@ class Run:
                 last |= numbers
             if saves:
                 self.checkpoints.save(done, self.parts)
-            if validates:
+            if validates and self.validation is not None:
                 found = {"validation_loss": validation_loss(self.step, self.validation)}
                 reporter.validation(done, found)
                 last |= found
             if saves or validates:
                 self.speed.restart()
         reporter.close()
+        logger.info("in this run %s", account_of_all(self.loader.broken).summary())
         return last
 
     def _next(self, batches: Iterator[Any]) -> Batch:
@@ -139,4 +141,4 @@ class Run:
         columns = zip(*taken) if taken else ((math.nan,), (math.nan,))
         numbers["loss"], numbers["grad_norm"] = (sum(column) / len(column) for column in columns)
         numbers |= {"lr": self.schedule(done - 1), "epoch": done / self.loader.steps_per_epoch}
-        return numbers | {"skipped": self.guard.skipped, "broken_images": self.loader.broken.count}
+        return numbers | {"skipped": self.guard.skipped, "broken_images": account_of_all(self.loader.broken).count}

@@ -80,6 +80,7 @@ def mim_train(epochs: int, batch: int, *, parallel: str = "ddp", output_dir: str
         {
             "output_dir": output_dir,
             "init_checkpoint": "",  # weights to start from; a run's own checkpoints are for --resume
+            "teacher_cache": "",  # folder of tools/cache_teacher.py: its features, and one fixed crop of each image
             "new_weights": [],  # regular expressions of weights that init_checkpoint need not hold
             "epochs": epochs,
             "max_steps": None,  # null: those of the epochs

@@ -24,6 +24,7 @@ RUN = {
     "schedule__warmup_epochs": 1,
     "student__embed_dim": 64,
 }
+BROKEN = (3, 30, 60)
 DDP, FSDP = {**RUN, "train__parallel": "ddp"}, {**RUN, "train__parallel": "fsdp"}
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -49,12 +50,23 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
             folder / "sharded then alone": FSDP,
             folder / "alone then sharded": FSDP,
             folder / "not killed": test_resume.RUN,
+            folder / "with broken images": with_broken_images(folder / "broken"),
         }
         launch(pretrain, 2, dist_url="auto", args=(images, in_two))
         stop_half_way(folder / "sharded then alone")
-        pretrain(images, {folder / "sharded then alone": RUN})
+        again = {**with_broken_images(folder / "broken"), "train__max_steps": 8}
+        pretrain(images, {folder / "sharded then alone": RUN, folder / "with broken images": again})
         torch.set_num_threads(threads)
         yield folder
+
+
+def with_broken_images(folder: Path) -> dict[str, object]:
+    """An epoch of 4 steps on pictures of which three are none."""
+    if not folder.is_dir():
+        draw_pictures(folder)
+        for number in BROKEN:
+            (folder / f"{number:03d}.png").write_bytes(b"none")
+    return {**RUN, "dataloader__train__source__spec": str(folder), "train__max_steps": 4, "train__log_period": 2}
 
 
 def stop_half_way(run: Path) -> None:
@@ -101,3 +113,12 @@ def test_a_process_of_two_keeps_half_of_the_weights(runs: Path):
 
 def test_two_processes_go_on_after_kill_9_at_a_random_step(images: Path, runs: Path, tmp_path: Path):
     test_resume.assert_goes_on(images, tmp_path / "killed", runs / "not killed", processes=2)
+
+
+def test_unreadable_images_of_all_processes_are_counted_and_named_together_and_on_after_a_resume(runs: Path):
+    run = runs / "with broken images"
+    counts = {int(line["step"]): line["broken_images"] for line in lines(run)}
+    assert (counts[4], counts[8]) == (3, 6), "an epoch in two processes, and one more alone"
+    account = torch.load(files_of(run)[-2], weights_only=True)["parts"]["data"]["broken"]
+    assert (account["seen"], account["count"]) == (64, 3)
+    assert {text.partition(": ")[0] for text in account["first"]} == {str(runs / f"broken/{number:03d}.png") for number in BROKEN}

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from eva02_det.utils.errors import UserError
+from eva02_mim.cache_writer import begin, encoded, finish, plan_of, write_shard
 from eva02_mim.teacher import SeededTeacher, check_teacher
-from eva02_mim.teacher_cache import CachedTeacher, CacheWriter, CropRecord
+from eva02_mim.teacher_cache import CachedTeacher, CropRecord, pixel_digests
 
 COUNT, SIDE = 10, 56
 
@@ -30,12 +31,21 @@ def crops(count: int = COUNT, seed: int = 0) -> tuple[Tensor, list[CropRecord]]:
     return pixels, records
 
 
-def written(folder: Path, storage: str = "fp16", **options: int) -> Path:
-    images, records = crops()
-    with CacheWriter(folder, teacher(**options), COUNT, storage=storage) as writer:
-        for start in (0, 4, 8):
-            writer.add(images[start : start + 4], records[start : start + 4])
+def write(folder: Path, of: SeededTeacher, count: int = COUNT, storage: str = "fp16", shard: int = 4, stop: int = 99) -> Path:
+    """A cache of the first crops, given up after `stop` shards."""
+    images, records = crops(count)
+    plan = plan_of(of, count, storage=storage, shard=shard)
+    begin(folder, plan)
+    for number in range(min(plan.shards, stop)):
+        part = slice(number * shard, (number + 1) * shard)
+        features = encoded(of(images[part]).float().numpy(), storage)
+        write_shard(folder, plan, number, [features], records[part], pixel_digests(images[part]))
+    finish(folder, plan)
     return folder
+
+
+def written(folder: Path, storage: str = "fp16", **options: int) -> Path:
+    return write(folder, teacher(**options), storage=storage)
 
 
 @pytest.mark.parametrize(("storage", "off"), [("fp16", 1e-6), ("int8", 1e-3)])
@@ -55,9 +65,10 @@ def test_features_come_back_for_crops_in_any_order(storage: str, off: float, tmp
 def test_the_arrays_are_mapped_and_of_the_size_of_their_storage(tmp_path: Path) -> None:
     for storage, width in (("fp16", 2), ("int8", 1)):
         folder = written(tmp_path / storage, storage)
-        assert isinstance(CachedTeacher(folder)._features, np.memmap)
+        assert isinstance(CachedTeacher(folder)._open(0)[0], np.memmap)
         header = 128
-        assert (folder / "features.npy").stat().st_size == header + COUNT * 16 * 24 * width
+        sizes = [file.stat().st_size for file in sorted(folder.glob("features-*.npy"))]
+        assert sizes == [header + rows * 16 * 24 * width for rows in (4, 4, 2)]
 
 
 def test_targets_that_are_all_zero_or_larger_than_half_precision_stay_finite(tmp_path: Path) -> None:
@@ -65,16 +76,12 @@ def test_targets_that_are_all_zero_or_larger_than_half_precision_stay_finite(tmp
     with torch.no_grad():
         loud.projection.weight.mul_(1e6)
         loud.projection.bias.zero_()
-    images, records = crops(2)
+    images, _ = crops(2)
     for storage in ("fp16", "int8"):
-        with CacheWriter(tmp_path / storage, loud, 2, storage=storage) as writer:
-            writer.add(images, records)
-        assert CachedTeacher(tmp_path / storage)(images).isfinite().all()
+        assert CachedTeacher(write(tmp_path / storage, loud, 2, storage))(images).isfinite().all()
     with torch.no_grad():
         loud.projection.weight.zero_()
-    with CacheWriter(tmp_path / "zero", loud, 2, storage="int8") as writer:
-        writer.add(images, records)
-    assert torch.equal(CachedTeacher(tmp_path / "zero")(images), torch.zeros(2, 16, 24))
+    assert torch.equal(CachedTeacher(write(tmp_path / "zero", loud, 2, "int8"))(images), torch.zeros(2, 16, 24))
 
 
 def test_a_cache_of_another_teacher_is_refused(tmp_path: Path) -> None:
@@ -102,26 +109,11 @@ def test_a_cache_of_other_crops_is_refused_at_the_start_and_at_the_first_unknown
         cached(images.float())
 
 
-def interrupted(folder: Path) -> None:
-    images, records = crops()
-    with CacheWriter(folder, teacher(), COUNT) as writer:
-        writer.add(images, records)
-        raise KeyboardInterrupt
-
-
-def unfinished(folder: Path) -> None:
-    images, records = crops(4)
-    with CacheWriter(folder, teacher(), COUNT) as writer:
-        writer.add(images, records)
-
-
 def test_a_cache_that_was_not_finished_or_was_changed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="got 4 of its 10 crops; add all of them"):
-        unfinished(tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(tmp_path / "b")
-    for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=r"holds no complete feature cache \(no cache\.json\)"):
+    with pytest.raises(UserError, match=r"lacks 2 of its 3 shards \(crops-000001\.npy\); fill it again"):
+        write(tmp_path / "begun", teacher(), stop=1)
+    for folder in (tmp_path / "begun", tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"holds no complete feature cache \(no cache\.json\); fill it with tools"):
             CachedTeacher(folder)
     changed = written(tmp_path / "changed")
     table = np.load(changed / "crops.npy")
@@ -129,39 +121,40 @@ def test_a_cache_that_was_not_finished_or_was_changed_is_refused(tmp_path: Path)
     np.save(changed / "crops.npy", table)
     with pytest.raises(UserError, match=r"crops\.npy is not the one that cache\.json describes"):
         CachedTeacher(changed)
-    np.save(written(tmp_path / "short") / "features.npy", np.zeros((3, 16, 24), np.float16))
-    with pytest.raises(UserError, match=r"features\.npy is of shape \(3, 16, 24\) where cache\.json says \(10, 16, 24\)"):
-        CachedTeacher(tmp_path / "short")
-    (written(tmp_path / "lost") / "features.npy").unlink()
-    with pytest.raises(UserError, match=r"features\.npy of the feature cache is missing or damaged"):
+    np.save(written(tmp_path / "short") / "features-000001.npy", np.zeros((3, 16, 24), np.float16))
+    with pytest.raises(UserError, match=r"features-000001\.npy is of shape \(3, 16, 24\) where cache\.json says \(4, 16, 24\)"):
+        CachedTeacher(tmp_path / "short")(crops()[0])
+    (written(tmp_path / "lost") / "features-000002.npy").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 files, first features-000002\.npy"):
         CachedTeacher(tmp_path / "lost")
 
 
 def test_a_description_of_another_version_or_of_something_else_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "cache") / "cache.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"version": 2}))
-    with pytest.raises(UserError, match="is of version 2 and this package reads 1"):
+    path.write_text(json.dumps(content | {"version": 3}))
+    with pytest.raises(UserError, match="is of version 3 and this package reads 2"):
         CachedTeacher(path.parent)
     path.write_text("[]")
     with pytest.raises(UserError, match="is not the description of a feature cache"):
         CachedTeacher(path.parent)
 
 
-def test_a_writer_refuses_a_folder_in_use_unknown_storage_and_more_crops_than_announced(tmp_path: Path) -> None:
+def test_a_writer_refuses_unknown_storage_and_shards_of_another_size_than_planned(tmp_path: Path) -> None:
     images, records = crops()
-    with pytest.raises(UserError, match="is not empty; remove it or name another one"):
-        CacheWriter(written(tmp_path / "used"), teacher(), 10)
     with pytest.raises(UserError, match="storage='int4' of the feature cache is unknown; choose one of fp16, int8"):
-        CacheWriter(tmp_path / "new", teacher(), 10, storage="int4")
-    with pytest.raises(UserError, match="for 5 crops was given 10 images and 10 crops after 0"):
-        CacheWriter(tmp_path / "new", teacher(), 5).add(images, records)
+        plan_of(teacher(), 10, storage="int4")
+    with pytest.raises(UserError, match="a feature cache of 0 crops in shards of 4 cannot be"):
+        plan_of(teacher(), 0, shard=4)
+    plan = plan_of(teacher(), COUNT, shard=4)
+    features = encoded(teacher()(images).numpy(), "fp16")
+    with pytest.raises(UserError, match=r"shard 0 .* is to be \(4, 16, 24\) and was given features \(10, 16, 24\) and 10 crops"):
+        write_shard(tmp_path, plan, 0, [features], records, pixel_digests(images))
 
 
 def test_a_cache_of_a_teacher_that_resizes_crops_fits_the_same_student(tmp_path: Path) -> None:
-    resizing, (images, records) = SeededTeacher(24, image_size=64, patch_size=16), crops(2)
+    resizing = SeededTeacher(24, image_size=64, patch_size=16)
     resizing.resize = True
-    with CacheWriter(tmp_path / "cache", resizing, 2) as writer:
-        writer.add(images, records)
+    write(tmp_path / "cache", resizing, 2)
     for either in (resizing, CachedTeacher(tmp_path / "cache", teacher=resizing)):
         check_teacher(either, target_dim=24, image_size=SIDE, patch_size=14)
