@@ -117,7 +117,7 @@ class ImageBatches(Dataset[Made], ABC):
         }
 
     def _neighbour(self, sample: int) -> tuple[Image.Image | str, int]:
-        """The first readable image after one, else why the last one tried is none, and its number. Each is counted in its turn."""
+        """The first readable image after one, else why the last tried is none, and its number. Each is counted in its turn."""
         for step in range(1, NEIGHBOURS + 1):
             number = (sample + step) % len(self.source)
             found = decoded(read(self.source, number))
