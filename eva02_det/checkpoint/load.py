@@ -25,6 +25,9 @@ class Choice:
     which: str = "model"
     new_weights: tuple[str, ...] = ()
     resize: str = "bicubic"
+    remedy: str = (
+        "pass the config it was trained with, or name what shall start anew in train.new_weights"  # of what does not fit
+    )
 
 
 def load_weights(
@@ -63,10 +66,7 @@ def load_content(model: nn.Module, content: Mapping[str, Any], origin: str, choi
             fit.account.dropped[key] = f"no tensor but {type(value).__name__}"
     problems = fit.account.problems()
     if problems:
-        raise UserError(
-            f"checkpoint {origin} ({fit.layout.name}) is not one of this model: {problems}; pass the config it was trained "
-            f"with, or name what shall start anew in train.new_weights"
-        )
+        raise UserError(f"checkpoint {origin} ({fit.layout.name}) is not one of this model: {problems}; {choice.remedy}")
     if not any(tensor.is_meta for tensor in target.state.values()):
         with torch.no_grad():
             for name, tensor in fit.weights.items():

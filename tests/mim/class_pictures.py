@@ -30,7 +30,11 @@ def draw_classes(root: Path, *, train: int = 16, val: int = 7, side: int = 72) -
             folder.mkdir(parents=True)
             for number in range(count):
                 picture = Image.new("RGB", (side, side), (int(draw.integers(0, 256)),) * 3)
-                left, top, size = draw.integers(0, side // 3), draw.integers(0, side // 3), draw.integers(side // 2, side * 2 // 3)
+                left, top, size = (
+                    draw.integers(0, side // 3),
+                    draw.integers(0, side // 3),
+                    draw.integers(side // 2, side * 2 // 3),
+                )
                 box = [int(left), int(top), int(left + size), int(top + size)]
                 pen = ImageDraw.Draw(picture)
                 (pen.ellipse if shape == "disc" else pen.rectangle)(box, fill=colours[colour])
