@@ -73,7 +73,7 @@ def export_student(
         write_weights(target, named)
         return [f"{source}: {len(weights)} tensors, {len(named)} of them under timm's names", f"wrote {target}"]
     folder = Path(target)
-    description = describe(weights, _untold(weights, find_file(source), num_heads))
+    description = describe(weights, unseen_arguments(weights, find_file(source), num_heads))
     write_weights(folder / MODEL_FILE, weights, {"format": "pt"})
     write_json(folder / DESCRIPTION, description, indent=2)
     return [f"{source}: {len(weights)} tensors", f"wrote {folder / MODEL_FILE} and {folder / DESCRIPTION}"]
@@ -135,7 +135,7 @@ def load_student(folder: str | Path) -> MimStudent:
     return student
 
 
-def _untold(weights: Mapping[str, Tensor], file: Path, num_heads: int | None) -> dict[str, Any]:
+def unseen_arguments(weights: Mapping[str, Tensor], file: Path, num_heads: int | None) -> dict[str, Any]:
     """Heads as given, of the run's config beside the file, or of the published size of that shape; `rope` where it is off."""
     beside = file.parent / CONFIG_FILE
     config: Any = OmegaConf.load(beside) if beside.is_file() else {}

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import launch
-from detectron2.utils import comm
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform
 from timm.data.real_labels import RealLabelsImagenet
@@ -107,9 +105,7 @@ def write_objectnet(root: Path, *, border: int = 0) -> dict[str, tuple[int, ...]
 
 @pytest.mark.parametrize(("name", "ids"), [("objectnet", 1), ("objectnet_all_ids", 2)])
 @pytest.mark.parametrize("given", [".", "images"])
-def test_objectnet_counts_the_first_imagenet_id_of_a_class_or_on_request_each(
-    name: str, ids: int, given: str, tmp_path: Path
-):
+def test_objectnet_counts_the_first_imagenet_id_of_a_class_or_on_request_each(name: str, ids: int, given: str, tmp_path: Path):
     rows = write_objectnet(tmp_path / "objectnet-1.0", border=2 if ids == 2 else 0)
     classes = [*rows, "d_none"]
     asked = [number for number in range(40) if number % 4 != 3]  # the last folder is no class of ImageNet
@@ -137,40 +133,10 @@ def test_each_image_is_seen_once_and_the_model_stays_in_its_mode(tmp_path: Path)
     assert model.training
 
 
-def in_two(folder: Path, output: Path) -> None:
-    torch.set_num_threads(1)
-    table = noisy_logits([IDS.index(name) for name in sorted(rows_of_subset("a")) for _ in range(2)])
-    found = [evaluate(table, "a", folder / "whole", batch_size=9, workers=1)]
-    try:
-        evaluate(table, "a", folder / "broken", batch_size=64)
-    except UserError as error:
-        found.append(str(error))
-    (output / f"{comm.get_rank()}.json").write_text(json.dumps(found))
-
-
-@pytest.mark.distributed
-@pytest.mark.slow
-def test_two_processes_find_what_one_finds_and_both_say_which_image_is_broken(tmp_path: Path):
-    for folder in ("whole", "broken"):
-        write_classes(tmp_path / folder, sorted(rows_of_subset("a")), each=2)
-    (tmp_path / "whole" / min(rows_of_subset("a")) / "00000.png").unlink()  # 399 images: no equal shares
-    broken = tmp_path / "broken" / max(rows_of_subset("a")) / "00399.png"
-    broken.write_bytes(broken.read_bytes()[:40])
-    launch(in_two, 2, dist_url="auto", args=(tmp_path, tmp_path))
-    table = noisy_logits([IDS.index(name) for name in sorted(rows_of_subset("a")) for _ in range(2)])
-    for rank in range(2):
-        scores, sentence = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert scores == evaluate(table, "a", tmp_path / "whole")
-        assert scores["images"] == 399
-        assert str(broken) in sentence
-
-
 @pytest.mark.parametrize(("side", "ratio"), [(224, 224 / 256), (336, 1.0), (448, 0.9), (37, 0.95)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 def test_the_crop_has_the_pixels_of_timm_s_evaluation(side: int, ratio: float, interpolation: str):
-    theirs = create_transform(
-        side, is_training=False, interpolation=interpolation, crop_pct=ratio, mean=(0, 0, 0), std=(1, 1, 1)
-    )
+    theirs = create_transform(side, is_training=False, interpolation=interpolation, crop_pct=ratio, mean=(0, 0, 0), std=(1, 1, 1))
     for number, size in enumerate([(500, 375), (333, 480), (64, 64), (901, 97)]):
         image = Image.effect_noise(size, 80).convert("RGB") if number % 2 else decode(encoded(number, size=size))
         expected = (theirs(image) * 255).round().byte().permute(1, 2, 0).numpy()
