@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from eva02_det.utils.errors import UserError
@@ -73,7 +73,7 @@ def timm_transform(side: int, area: tuple[float, float], augment: str | None, fl
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("fine-tuning augments with timm; run `pip install timm`") from error
 
-    return create_transform(
+    made = create_transform(
         side,
         is_training=True,
         use_prefetcher=True,  # leaves the pixels as they are
@@ -86,6 +86,19 @@ def timm_transform(side: int, area: tuple[float, float], augment: str | None, fl
         mean=CLIP_MEAN,  # what RandAugment fills with
         std=CLIP_STD,
     )
+    for step in made.transforms:
+        for operation in getattr(step, "ops", ()):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = posterize
+    return made
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """The highest `bits` of every channel. RandAugment asks for none of them at its largest magnitude: a black image.
+
+    Earlier versions of Pillow gave that; newer ones refuse less than one bit, so that timm's own operation would end the run.
+    """
+    return image.point(lambda value: 0) if bits < 1 else ImageOps.posterize(image, min(bits, 8))
 
 
 class ClassBatches(ImageBatches):
@@ -146,9 +159,7 @@ def require_same_classes(train: ClassFolder, validation: ClassFolder) -> None:
         if (only := sorted(set(one.classes) - set(other.classes)))
     ]
     if differing:
-        raise UserError(
-            f"the classes of training and validation differ: {'; '.join(differing)}; give both the same folders"
-        )
+        raise UserError(f"the classes of training and validation differ: {'; '.join(differing)}; give both the same folders")
 
 
 def _listed(names: list[str]) -> str:

@@ -70,8 +70,12 @@ class ToolRun:
 
     def __init__(self, images: Path, output: Path, *options: str, processes: int = 1, **changes: Any) -> None:
         self.output = output
-        command = [sys.executable, str(TOOL), "--config-file", str(RECIPE), *options, *overrides(images, output, **changes)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "EVA02_MIM_CACHE": str(output.parent / "cache")}
+        self.start(TOOL, "--config-file", str(RECIPE), *options, *overrides(images, output, **changes), processes=processes)
+
+    def start(self, tool: Path, *arguments: str, processes: int) -> None:
+        """Begin; `finish` or `kill_at` end it."""
+        command = [sys.executable, str(tool), *arguments]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "EVA02_MIM_CACHE": str(self.output.parent / "cache")}
         port = _free_port()
         ranks = [{}] if processes == 1 else [_as_torchrun(rank, processes, port) for rank in range(processes)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

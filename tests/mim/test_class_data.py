@@ -11,7 +11,15 @@ from timm.data import create_transform
 from timm.data.auto_augment import RandAugment
 
 from eva02_det.utils.errors import UserError
-from eva02_mim.class_data import TrainCrop, open_classes, require_same_classes, seeded_generators, timm_transform, train_loader
+from eva02_mim.class_data import (
+    TrainCrop,
+    open_classes,
+    posterize,
+    require_same_classes,
+    seeded_generators,
+    timm_transform,
+    train_loader,
+)
 from eva02_mim.labelled import class_folder
 from eva02_mim.normalise import CLIP_MEAN, CLIP_STD, Normalise
 
@@ -65,6 +73,16 @@ def test_randaugment_applies_two_of_timm_s_increasing_operations_at_magnitude_ni
     assert augment.num_layers == 2
     assert {(op.magnitude, op.magnitude_std) for op in augment.ops} == {(9, 0.5)}
     assert "PosterizeIncreasing" in {op.name for op in augment.ops}
+
+
+def test_posterising_to_no_bits_is_black_as_in_earlier_versions_of_pillow():
+    image = noise(0)
+    assert np.asarray(posterize(image, 0)).max() == 0
+    for bits in range(1, 9):
+        mask = 256 - 2 ** (8 - bits)
+        np.testing.assert_array_equal(np.asarray(posterize(image, bits)), np.asarray(image) & mask)
+    for seed in range(300):  # 2.3 % of the magnitudes are the largest
+        TrainCrop(augment="rand-m10-n6-inc1")(noise(0), SIDE, random.Random(seed))
 
 
 def seed_all() -> None:
