@@ -25,6 +25,7 @@ from eva02_mim.labelled import ClassFolder, CroppedImages, batches_of, in_all_pr
 from eva02_mim.order import Ints
 from eva02_mim.precision import autocast
 from eva02_mim.readout import Readout
+from eva02_mim.teacher import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def description(readout: Readout, folder: ClassFolder, how: Extraction) -> dict[
     """What features depend on, as JSON gives it back."""
     about = {
         "version": VERSION,
-        "weights": readout.fingerprint(),
+        "weights": fingerprint(readout),
         "network": readout.about,
         "size": readout.image_size,
         "list of images": folder.source.digest,

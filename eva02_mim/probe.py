@@ -21,7 +21,7 @@ from eva02_mim.accuracy import BEST
 from eva02_mim.build import device_of
 from eva02_mim.crops import Crop
 from eva02_mim.features import Extraction, FeatureSet, features_of
-from eva02_mim.labelled import ClassFolder, EvaluationCrop, class_folder
+from eva02_mim.labelled import ClassFolder, EvaluationCrop
 from eva02_mim.linear import CHUNK, LinearProbe
 from eva02_mim.precision import PRECISIONS
 from eva02_mim.readout import Readout
@@ -63,7 +63,7 @@ def probe(config: DictConfig) -> dict[str, Any] | None:
     """
     settings, device = config.train, device_of(config)
     readout = instantiate(config.readout).to(device)
-    sets = open_sets(config.dataloader.train, config.dataloader.validation)
+    sets = matched(instantiate(config.dataloader.train), instantiate(config.dataloader.validation))
     output = Path(settings.output_dir)
     crop, random_crop = instantiate(config.dataloader.crop), instantiate(config.dataloader.augment)
     passes = config.dataloader.augmented_passes
@@ -74,16 +74,15 @@ def probe(config: DictConfig) -> dict[str, Any] | None:
     return _scored(config, sets, train, validation, device) if main else None
 
 
-def open_sets(train: str | Path, validation: str | Path) -> Sets:
-    """Both folders of classes; UserError where validation has a class that is not trained, or there is nothing to tell apart."""
-    learnt, asked = class_folder(train), class_folder(validation)
+def matched(learnt: ClassFolder, asked: ClassFolder) -> Sets:
+    """Both sets; UserError where a class of the second is not in the first, or there is nothing to tell apart."""
     if len(learnt.classes) < 2:
-        raise UserError(f"{train} holds the one class {learnt.classes[0]}; a classifier needs two or more")
+        raise UserError(f"{learnt.root} holds the one class {learnt.classes[0]}; a classifier needs two or more")
     place = {name: number for number, name in enumerate(learnt.classes)}
     unknown = [name for name in asked.classes if name not in place]
     if unknown:
         raise UserError(
-            f"{validation} has {len(unknown)} classes that {train} has not ({', '.join(unknown[:3])}); give two folders with the "
+            f"{asked.root} has {len(unknown)} classes that {learnt.root} has not ({', '.join(unknown[:3])}); give both the "
             f"same class folders"
         )
     labels = np.array([place[name] for name in asked.classes], dtype=np.int64)[asked.labels]

@@ -3,7 +3,6 @@
 Axes: B images, T tokens (class and register tokens first), N patches, W width, S pixels of a side.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,14 +77,6 @@ class Readout(nn.Module):
     def train(self, mode: bool = True) -> "Readout":
         """Stays in eval mode."""
         return super().train(False)
-
-    def fingerprint(self) -> str:
-        """A digest of the weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
 
 
 class EncoderTokens(nn.Module):

@@ -15,7 +15,7 @@ from eva02_mim.config import set_up
 from eva02_mim.probe import load_probe, probe, report
 
 DEFAULT = Path(__file__).resolve().parents[1] / "projects/eva02_mim/configs/classification/probe_imagenet.py"
-SHORT = {"student": "readout.source", "train": "dataloader.train", "val": "dataloader.validation"}
+SHORT = {"student": "readout.source", "train": "dataloader.train.root", "val": "dataloader.validation.root"}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from eva02_det.data.paths import datasets_root
 from eva02_mim.crops import RandomCrop
-from eva02_mim.labelled import EvaluationCrop
+from eva02_mim.labelled import EvaluationCrop, class_folder
 from eva02_mim.linear import STRENGTHS, LinearSolver
 from eva02_mim.neighbours import NearestNeighbours
 from eva02_mim.readout import load_readout
@@ -18,13 +18,15 @@ from eva02_mim.readout import load_readout
 readout = L(load_readout)(source="output/pretrain_b/exported", image_size=None, pool="mean", norm="tokens")
 dataloader = OmegaConf.create(
     {
-        "train": str(datasets_root() / "imagenet/train"),
-        "validation": str(datasets_root() / "imagenet/val"),
+        "train": None,
+        "validation": None,
         "augmented_passes": 0,  # 0: the central crop of each image; else so many random crops of it
         "workers": 10,  # processes of each rank
     },
     flags={"allow_objects": True},
 )
+dataloader.train = L(class_folder)(root=str(datasets_root() / "imagenet/train"))
+dataloader.validation = L(class_folder)(root=str(datasets_root() / "imagenet/val"))
 dataloader.crop = L(EvaluationCrop)(crop_ratio=224 / 256, interpolation="bicubic")
 dataloader.augment = L(RandomCrop)(area=[0.08, 1.0], shape=[3 / 4, 4 / 3], flip=0.5)
 solver = L(LinearSolver)(
