@@ -1,12 +1,7 @@
 """A pre-training run, from the config to the last checkpoint."""
 
 import logging
-import math
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import instantiate
@@ -17,11 +12,12 @@ from eva02_det.utils.errors import UserError
 from eva02_mim import build
 from eva02_mim.broken import account_of_all
 from eva02_mim.checkpoints import Checkpoints, newest
-from eva02_mim.guard import Guard, to_host
+from eva02_mim.guard import Guard
 from eva02_mim.parallel import bare, distribute
 from eva02_mim.progress import Reporter, Speed, flops_per_image, peak_tflops
 from eva02_mim.step import Batch, Outcome, PretrainStep
 from eva02_mim.validation import validation_loss
+from eva02_mim.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ class Run:
         normalise = instantiate(config.normalise).to(self.device)
         flops = flops_per_image(features, student, normalise, hidden=self.loader.dataset.masks.count)
         peak = peak_tflops(self.device, self.settings.peak_tflops)
-        self.speed = Speed(self.settings.batch, flops, None if peak is None else peak * comm.get_world_size())
+        speed = Speed(self.settings.batch, flops, None if peak is None else peak * comm.get_world_size())
         if self.settings.compile:
             build.compile_blocks(student)
         torch.manual_seed(self.settings.seed + 1 + comm.get_rank())  # drop path differs from rank to rank
@@ -77,10 +73,11 @@ class Run:
             accumulate=self.settings.accumulate,
             average=self.settings.average,
         )
-        self.guard = Guard(self.settings.max_faults, self.loader.dataset.source.name)
+        guard = Guard(self.settings.max_faults, self.loader.dataset.source.name)
+        self.watch = Watch(self.loader, guard, speed, self.schedule)
         folder, keep = Path(self.settings.output_dir), self.settings.checkpoints.keep
         self.checkpoints = Checkpoints(folder, self.student, self.step.optimizer, keep=keep)
-        self.parts = {"scale": self.step.scale, "guard": self.guard, "data": self.loader}
+        self.parts = {"scale": self.step.scale, "guard": guard, "data": self.loader}
 
     def resume(self) -> int:
         """The number of steps done before, with everything as it was after them; 0 where the folder holds no checkpoint."""
@@ -95,13 +92,13 @@ class Run:
         last: dict[str, float] = {}
         eval_period = None if self.validation is None else self.settings.eval_period or self.loader.steps_per_epoch
         self.student.train()
-        self.speed.restart()
+        self.watch.speed.restart()
         for done in range(start + 1, self.steps + 1):
-            window.append(self.step(self._next(batches), self.schedule(done - 1)))
+            window.append(self.step(Batch.of(self.watch.next_of(batches), self.device), self.schedule(done - 1)))
             saves = self._is_due(done, self.settings.checkpoints.period)
             validates = eval_period is not None and self._is_due(done, eval_period)
             if saves or validates or self._is_due(done, self.settings.log_period):
-                numbers = self._look(done, window)
+                numbers = self.watch.look(done, window)
                 reporter.train(done, numbers)
                 last |= numbers
             if saves:
@@ -111,34 +108,10 @@ class Run:
                 reporter.validation(done, found)
                 last |= found
             if saves or validates:
-                self.speed.restart()
+                self.watch.speed.restart()
         reporter.close()
         logger.info("in this run %s", account_of_all(self.loader.broken).summary())
         return last
 
-    def _next(self, batches: Iterator[Any]) -> Batch:
-        since = time.perf_counter()
-        try:
-            batch = Batch.of(next(batches), self.device)
-        except UserError as error:
-            if not comm.is_main_process():  # whose errors alone are shown; this one may be of this rank only
-                sys.stderr.write(f"error in process {comm.get_rank()}: {error}\n")
-            raise
-        self.speed.step(waited_s=time.perf_counter() - since)
-        return batch
-
     def _is_due(self, done: int, period: int) -> bool:
         return done % period == 0 or done == self.steps
-
-    def _look(self, done: int, window: list[Outcome]) -> dict[str, float]:
-        """Numbers of the steps since the last look, which is where the host waits for the device; the guard sees each step."""
-        losses, norms, flags = to_host(window)
-        numbers = self.speed.measured()
-        self.speed.restart()
-        self.guard.observe(done - len(window), window, flags)
-        window.clear()
-        taken = [pair for pair, (skipped, _) in zip(zip(losses, norms), flags) if not skipped]
-        columns = zip(*taken) if taken else ((math.nan,), (math.nan,))
-        numbers["loss"], numbers["grad_norm"] = (sum(column) / len(column) for column in columns)
-        numbers |= {"lr": self.schedule(done - 1), "epoch": done / self.loader.steps_per_epoch}
-        return numbers | {"skipped": self.guard.skipped, "broken_images": account_of_all(self.loader.broken).count}
