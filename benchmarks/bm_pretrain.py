@@ -44,7 +44,9 @@ class Sides:
         device, self.precision = torch.device(options.device), options.dtype
         low = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
         torch.manual_seed(0)
-        student = MimStudent(WIDTH, options.student_depth, HEADS, attention=options.attention).to(device)
+        scores = options.device == "cpu" and options.dtype == "bf16"  # what a run takes there, see choose_scores
+        kernel = ("math" if scores else "sdpa") if options.attention == "auto" else options.attention
+        student = MimStudent(WIDTH, options.student_depth, HEADS, attention=kernel).to(device)
         trunk = timm.create_model(EVA_CLIP_G, depth=options.teacher_depth).to(device).requires_grad_(False)
         self.batch = drawn(options.batch, device)
         self.mask = hidden_mask(self.batch.hidden, student.num_patches)
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--student-depth", type=int, default=4)
     parser.add_argument("--teacher-depth", type=int, default=4)
-    parser.add_argument("--attention", default="sdpa", choices=("sdpa", "math"), help="of our student")
+    parser.add_argument("--attention", default="auto", choices=("auto", "sdpa", "math"), help="of our student")
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile of our blocks (train.compile, compiled=True)"
     )

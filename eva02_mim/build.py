@@ -20,7 +20,7 @@ from eva02_mim.precision import PRECISIONS
 from eva02_mim.schedules import WarmupCosine
 from eva02_mim.step import AVERAGES
 from eva02_mim.student import MimStudent
-from eva02_mim.teacher import Teacher, check_teacher
+from eva02_mim.teacher import Teacher, check_teacher, choose_scores
 from eva02_mim.teacher_cache import CachedTeacher
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ def build_student(config: DictConfig, device: torch.device, *, anew: bool = True
     start = get(config, "train.init_checkpoint", "")
     if start and anew:
         load_weights(student, start, new_weights=tuple(config.train.new_weights))
+    if device.type == "cpu" and config.train.precision == "bf16":
+        choose_scores(student)
     logger.info("student of %s parameters", f"{sum(p.numel() for p in student.parameters()):,}")
     return student
 
