@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from eva02_det.utils.errors import UserError
 from eva02_mim.crops import Crop
-from eva02_mim.labelled import CroppedImages, batches_of, in_all_processes, my_share
+from eva02_mim.labelled import CroppedImages, batches_of, my_share
 from eva02_mim.normalise import Normalise
 from eva02_mim.order import Ints
-from eva02_mim.parallel import sum_over_ranks
+from eva02_mim.parallel import in_all, sum_over_ranks
 from eva02_mim.precision import autocast
 from eva02_mim.sources import Source
 
@@ -73,7 +73,7 @@ def score_all(models: Mapping[str, nn.Module], questions: Questions, reading: Re
     """`score` of several models by name, which are shown each image together: it is read and cropped once."""
     was_training = {name: model.training for name, model in models.items()}
     try:
-        counts = in_all_processes(partial(_counts, [model.eval() for model in models.values()], questions, reading))
+        counts = in_all(partial(_counts, [model.eval() for model in models.values()], questions, reading))
     finally:
         for name, model in models.items():
             model.train(was_training[name])

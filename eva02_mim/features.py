@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_json
 from eva02_mim.crops import Crop
-from eva02_mim.labelled import ClassFolder, CroppedImages, batches_of, in_all_processes, my_share
+from eva02_mim.labelled import ClassFolder, CroppedImages, batches_of, my_share
 from eva02_mim.order import Ints
+from eva02_mim.parallel import in_all, on_main
 from eva02_mim.precision import autocast
 from eva02_mim.readout import Readout
 from eva02_mim.teacher import fingerprint
@@ -66,16 +66,16 @@ def features_of(readout: Readout, folder: ClassFolder, kept: str | Path, how: Ex
         UserError: naming an image that cannot be read, or where features are not finite.
     """
     kept, about = Path(kept), description(readout, folder, how)
-    before = _read(kept / ABOUT)
-    if before == about and (kept / FILE).is_file():
+    before = on_main(lambda: _read(kept))
+    if before == about:
         logger.info("features of %s images are kept in %s", f"{about['images']:,}", kept)
     else:
         if before:
             changed = [key for key in about if before.get(key) != about[key]]
-            logger.warning("features in %s are of another %s: they are computed anew", kept, ", ".join(changed) or "file")
-        in_all_processes(lambda: _begin(kept, (how.visits * len(folder.labels), readout.width)))
-        in_all_processes(lambda: _fill(readout, folder, kept, how))
-        in_all_processes(lambda: _finish(kept, about))
+            logger.warning("features in %s are of another %s: they are computed anew", kept, ", ".join(changed))
+        on_main(lambda: _begin(kept, (how.visits * len(folder.labels), readout.width)))
+        in_all(lambda: _fill(readout, folder, kept, how))
+        on_main(lambda: write_json(kept / ABOUT, about, indent=1))
     values = np.load(kept / FILE, mmap_mode="c")  # torch asks for memory that it might write to
     return FeatureSet(values, np.tile(folder.labels, how.visits), len(folder.labels))
 
@@ -97,20 +97,18 @@ def description(readout: Readout, folder: ClassFolder, how: Extraction) -> dict[
     return json.loads(json.dumps(about))
 
 
-def _begin(kept: Path, shape: tuple[int, int]) -> bool:
+def _begin(kept: Path, shape: tuple[int, int]) -> None:
     """An empty file for all processes to write to; no description until it is full."""
-    if comm.is_main_process():
-        try:
-            kept.mkdir(parents=True, exist_ok=True)
-            (kept / ABOUT).unlink(missing_ok=True)
-            np.lib.format.open_memmap(kept / FILE, mode="w+", dtype=np.float32, shape=shape).flush()
-        except OSError as error:
-            gib = 4 * shape[0] * shape[1] / 2**30
-            raise UserError(f"cannot write {gib:.1f} GiB of features to {kept}: {error.strerror}; free room there") from error
-    return True
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / ABOUT).unlink(missing_ok=True)
+        np.lib.format.open_memmap(kept / FILE, mode="w+", dtype=np.float32, shape=shape).flush()
+    except OSError as error:
+        gib = 4 * shape[0] * shape[1] / 2**30
+        raise UserError(f"cannot write {gib:.1f} GiB of features to {kept}: {error.strerror}; free room there") from error
 
 
-def _fill(readout: Readout, folder: ClassFolder, kept: Path, how: Extraction) -> bool:
+def _fill(readout: Readout, folder: ClassFolder, kept: Path, how: Extraction) -> None:
     """This process's share of the rows."""
     values = np.load(kept / FILE, mmap_mode="r+")
     share, images = my_share(len(folder.labels)), len(folder.labels)
@@ -137,19 +135,12 @@ def _fill(readout: Readout, folder: ClassFolder, kept: Path, how: Extraction) ->
                 logger.info("%s: %d of %d crops, %.0f a second", folder.root, done, how.visits * len(share), rate)
     values.flush()
     logger.info("%s: features of %d crops, %.0f a second", folder.root, done, done / max(time.monotonic() - begun, 1e-9))
-    return True
 
 
-def _finish(kept: Path, about: dict[str, Any]) -> bool:
-    if comm.is_main_process():
-        write_json(kept / ABOUT, about, indent=1)
-    return True
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(kept: Path) -> dict[str, Any]:
     """The description of kept features; empty where there is none, or none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads((kept / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and (kept / FILE).is_file() else {}

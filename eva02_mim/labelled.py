@@ -7,11 +7,11 @@ import math
 import os
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from eva02_mim.order import Ints, key_of
 from eva02_mim.sources import Source
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _folder_of(source: ImageFolder, number: int) -> str:
     """The direct sub-folder of the root that an image lies in."""
     folder, below, _ = os.fsdecode(source.names[number]).partition("/")
     if not below:
-        raise UserError(f"{source.name(number)} lies in no class folder; {source.root} must hold a folder of images for each class")
+        raise UserError(f"{source.name(number)} lies in no class folder; {source.root} must hold one folder of images a class")
     return folder
 
 
@@ -137,16 +136,3 @@ def my_share(count: int) -> Ints:
     """Places of this process's images among `count`: one contiguous part for each, sizes differing by one at most."""
     rank, world = comm.get_rank(), comm.get_world_size()
     return np.arange(count * rank // world, count * (rank + 1) // world, dtype=np.int64)
-
-
-def in_all_processes(work: Callable[[], Found]) -> Found:
-    """What `work` gives; a UserError in one process is raised in all of them, so that none waits for another for ever."""
-    found, problem = None, ""
-    try:
-        found = work()
-    except UserError as error:
-        problem = str(error)
-    first = next(filter(None, comm.all_gather(problem)), "")
-    if first or found is None:
-        raise UserError(first)
-    return found

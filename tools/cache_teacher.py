@@ -13,7 +13,7 @@ from pathlib import Path
 from eva02_det.launch.process_group import start
 from eva02_det.utils.errors import UserError, run_tool
 from eva02_mim.cache_writer import SHARD
-from eva02_mim.config import load_recipe
+from eva02_mim.config import add_processes, load_recipe
 from eva02_mim.fixed_crops import fill_from
 from eva02_mim.teacher_cache import STORAGES
 
@@ -34,11 +34,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, default=64, help="images at a time (default 64)")
     options.add_argument("--workers", type=int, default=10, help="of each process, reading images (default 10)")
     options.add_argument("--shard", type=int, default=SHARD, help=f"images in a file, which a stop may lose (default {SHARD})")
-    options.add_argument("--num-gpus", type=int, default=1, help="of this machine; processes, where there is no GPU (default 1)")
-    options.add_argument("--num-machines", type=int, default=1, help="default 1")
-    options.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
-    options.add_argument("--dist-url", default="auto", help="where several machines meet: tcp://first-machine:port")
-    options.add_argument("opts", nargs="*", metavar="a.b.c=value", help="overrides of the config")
+    add_processes(options)
     return options
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eva02_det.launch.process_group import start
 from eva02_det.utils.errors import run_tool
-from eva02_mim.config import set_up
+from eva02_mim.config import add_processes, set_up
 from eva02_mim.probe import load_probe, probe, report
 
 DEFAULT = Path(__file__).resolve().parents[1] / "projects/eva02_mim/configs/classification/probe_imagenet.py"
@@ -28,11 +28,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--student", help="exported folder, checkpoint, released file, timm:NAME or timm:NAME=FILE")
     options.add_argument("--train", metavar="DIR", help="class folders to learn from")
     options.add_argument("--val", metavar="DIR", help="class folders to be scored on")
-    options.add_argument("--num-gpus", type=int, default=1, help="of this machine; processes, where there is no GPU (default 1)")
-    options.add_argument("--num-machines", type=int, default=1, help="default 1; they share train.output_dir")
-    options.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
-    options.add_argument("--dist-url", default="auto", help="where several machines meet: tcp://first-machine:port")
-    options.add_argument("opts", nargs="*", metavar="a.b.c=value", help="overrides of the config")
+    add_processes(options)
     return options
 
 

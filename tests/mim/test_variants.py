@@ -194,7 +194,7 @@ def ready(root: Path, case: str) -> tuple[str, Path]:
         ("missing", r"is not ImageNet-A: 4 of its 200 class folders are missing or empty \(n\d+, n\d+, n\d+, ...\); give"),
         ("unknown", r"is not ImageNet-A: 1 of its 201 class folders are unknown to it \(cat\); give"),
         ("broken", r"00007.png cannot be read \(UnidentifiedImageError.*\); repair or remove it"),
-        ("loose", r"0.png lies in no class folder; .* must hold a folder of images for each class"),
+        ("loose", r"0.png lies in no class folder; .* must hold one folder of images a class"),
         ("absent", r"does not exist; check its path"),
         ("name", r"cat.png is no validation image of ImageNet-1K, whose names are"),
         ("number", r"ILSVRC2012_val_00050001.JPEG is no validation image"),
