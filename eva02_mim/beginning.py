@@ -56,7 +56,8 @@ def begin_from(model: Classifier, source: str | Path, *, which: str = "model", n
     dropped = _taken_out(weights, rules)
     if POSITIONS in weights:
         weights[POSITIONS] = weights[POSITIONS].float()  # a half-precision table would be rounded again after the resize
-    account = load_content(model, {"model": weights}, str(source), Choice(new_weights=tuple(new), remedy="pass the config of that model, or another file"))
+    choice = Choice(new_weights=tuple(new), remedy="pass the config of that model, or another file")
+    account = load_content(model, {"model": weights}, str(source), choice)
     account.dropped.update(dropped)
     for title, what in (("dropped", account.dropped), ("new", account.new), ("resized", account.resized)):
         if what:

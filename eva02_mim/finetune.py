@@ -1,6 +1,7 @@
 """A fine-tuning run, from the config to results.json, and the evaluation of what it made."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import atomic_path
@@ -18,6 +19,7 @@ from eva02_mim.accuracy import score_all
 from eva02_mim.average import Average
 from eva02_mim.broken import account_of_all
 from eva02_mim.checkpoints import Checkpoints, newest
+from eva02_mim.classifier import Classifier
 from eva02_mim.evaluations import EMA, RAW, Evaluations
 from eva02_mim.finetune_step import FinetuneStep, Labelled
 from eva02_mim.guard import Guard
@@ -51,15 +53,18 @@ class FinetuneRun:
     def __init__(self, config: DictConfig) -> None:
         self.settings, self.device = config.train, build.device_of(config)
         self.loader = parts.open_train_data(config, rank=comm.get_rank(), world=comm.get_world_size())
-        folder = self.loader.dataset.folder
-        self.questions = parts.open_validation(config, folder)
+        classes = self.loader.dataset.folder
+        self.questions = parts.open_validation(config, classes)
         self.steps, self.schedule = build.plan(config, self.loader.steps_per_epoch)
         self.found = newest(self.settings.output_dir)
-        model = parts.build_classifier(config, self.device, len(folder.classes))
+        model = parts.build_classifier(config, self.device, len(classes.classes))
         if self.found is None:  # else what the run started from may be gone
             parts.begin(config, model)
         normalise = instantiate(config.normalise).to(self.device)
         self.reading = None if self.questions is None else parts.reading_of(config, normalise, self.device)
+        flops = counted_flops(model, partial(_sum_of_logits, model, normalise))
+        peak = peak_tflops(self.device, self.settings.peak_tflops)
+        speed = Speed(self.settings.batch, flops, None if peak is None else peak * comm.get_world_size())
         self.average = None if self.settings.ema.decay is None else Average(model, self.settings.ema.decay)
         if self.settings.compile:
             build.compile_blocks(model)
@@ -76,25 +81,12 @@ class FinetuneRun:
             clip_norm=self.settings.clip_grad_norm,
             accumulate=self.settings.accumulate,
         )
-        self._keep_record(normalise)
-
-    def _keep_record(self, normalise: torch.nn.Module) -> None:
-        """What watches and saves."""
-        settings, folder = self.settings, Path(self.settings.output_dir)
-        model = bare(self.model)
-
-        def loss(image: Tensor) -> Tensor:
-            return model(normalise(image)).logsumexp(1).sum()
-
-        peak = peak_tflops(self.device, settings.peak_tflops)
-        flops = counted_flops(model, loss)  # type: ignore[arg-type]
-        speed = Speed(settings.batch, flops, None if peak is None else peak * comm.get_world_size())
-        self.guard = Guard(settings.max_faults, self.loader.dataset.source.name)
-        self.watch = Watch(self.loader, self.guard, speed, self.schedule)
+        guard = Guard(self.settings.max_faults, self.loader.dataset.source.name)
+        self.watch = Watch(self.loader, guard, speed, self.schedule)
         beside = {} if self.average is None else {"model_ema": self.average}
-        keep = settings.checkpoints.keep
+        folder, keep = Path(self.settings.output_dir), self.settings.checkpoints.keep
         self.checkpoints = Checkpoints(folder, self.model, self.step.optimizer, keep=keep, beside=beside)
-        self.parts = {"scale": self.step.scale, "guard": self.guard, "data": self.loader}
+        self.parts = {"scale": self.step.scale, "guard": guard, "data": self.loader}
         self.evaluations = Evaluations(folder)
 
     def resume(self) -> int:
@@ -163,3 +155,8 @@ class FinetuneRun:
             content["model_ema"] = self.average.state_dict()
         with atomic_path(Path(self.settings.output_dir) / BEST) as path:
             torch.save(content, path)
+
+
+def _sum_of_logits(model: Classifier, normalise: nn.Module, image: Tensor) -> Tensor:
+    """Stands for a loss where operations are counted."""
+    return model(normalise(image)).sum()

@@ -61,9 +61,7 @@ def load_recipe(options: argparse.Namespace) -> DictConfig:
             raise UserError(f"--data {options.data} holds no folder {name}; it needs train/<class>/... and val/<class>/...")
         folder = folder or (str(Path(options.data, name)) if options.data else None)
         if folder and get(config.dataloader, part) is None:
-            raise UserError(
-                f"the config has no dataloader.{part} to read {folder}; add one as in common/classification.py"
-            )
+            raise UserError(f"the config has no dataloader.{part} to read {folder}; add one as in common/classification.py")
         if folder:
             config.dataloader[part].folder = folder
     check_settings(config, eval_only=options.eval_only)

@@ -42,12 +42,11 @@ def evaluate_checkpoint(config: DictConfig, variants: Mapping[str, str] | None =
     results: dict[str, Scores] = {}
     if questions is not None:
         results["validation"] = score_all(models, questions, parts.reading_of(config, normalise, device))
-    node = get(config, "dataloader.validation")
     options: dict[str, Any] = {
         "image_size": parts.image_size_of(config),
-        "crop_ratio": get(node, "crop_ratio", 1.0),
-        "batch_size": get(node, "batch_size", 64),
-        "workers": get(node, "workers", 0),
+        "crop_ratio": get(config, "dataloader.validation.crop_ratio", 1.0),
+        "batch_size": get(config, "dataloader.validation.batch_size", 64),
+        "workers": get(config, "dataloader.validation.workers", 0),
         "device": device,
         "precision": config.train.precision,
     }

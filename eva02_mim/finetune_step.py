@@ -73,8 +73,7 @@ class FinetuneStep:
         set_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         losses, wrong = [], []
-        for number in range(self.accumulate):
-            part = batch.split(self.accumulate)[number]
+        for number, part in enumerate(batch.split(self.accumulate)):
             with gradient_exchange(self.model, last=number == self.accumulate - 1):
                 loss, not_finite = self.loss(part)
                 (loss / self.accumulate * self.scale.value).backward()
