@@ -78,6 +78,7 @@ class FinetuneRun:
             precision=self.settings.precision,
             label_smoothing=self.settings.label_smoothing,
             average=self.average,
+            shrinking=parts.shrinking_weights(config, model),
             clip_norm=self.settings.clip_grad_norm,
             accumulate=self.settings.accumulate,
         )

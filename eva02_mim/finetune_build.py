@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
+from torch import nn
 
 from eva02_det.utils.config import get, load_config
 from eva02_det.utils.errors import UserError
@@ -17,7 +18,7 @@ from eva02_mim.beginning import begin_from
 from eva02_mim.class_data import ClassBatches, open_classes, require_same_classes
 from eva02_mim.classifier import Classifier
 from eva02_mim.config import argument_parser
-from eva02_mim.groups import layer_of
+from eva02_mim.groups import frozen_decay, layer_of
 from eva02_mim.labelled import ClassFolder, EvaluationCrop
 from eva02_mim.loader import MimLoader
 from eva02_mim.normalise import Normalise
@@ -142,6 +143,14 @@ def begin(config: DictConfig, model: Classifier) -> None:
         logger.info("the classifier begins without pre-trained weights")
         return
     begin_from(model, settings.init_checkpoint, which=settings.init_weights, new_head=True if settings.new_head else None)
+
+
+def shrinking_weights(config: DictConfig, model: Classifier) -> list[tuple[nn.Parameter, float]]:
+    """What `train.decay_frozen` is about: the frozen patch kernel, and its weight decay at a rate of 1."""
+    params = config.optimizer.params
+    if not config.train.decay_frozen:
+        return []
+    return frozen_decay(model, layer_decay=params.layer_decay, weight_decay=params.weight_decay)
 
 
 def describe(config: DictConfig, processes: int) -> str:

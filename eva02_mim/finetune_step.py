@@ -3,7 +3,7 @@
 Axes: B images, S pixels a side, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ class FinetuneStep:
         normalise: uint8 images -> what the model sees.
         label_smoothing: share of the target that all classes have in equal parts.
         average: has `update(model)`, called after every step (also after one that was left out, as released); None for none.
+        shrinking: weights that do not learn but decay, with their decay at a rate of 1: weight <- weight (1 - rate decay).
         clip_norm: None, as published, for no clipping.
         accumulate: micro-batches that the batch of a process is split into; gradients are those of their mean.
     """
@@ -58,6 +59,7 @@ class FinetuneStep:
     precision: str = "bf16"
     label_smoothing: float = 0.1
     average: Any = None
+    shrinking: Sequence[tuple[Tensor, float]] = ()
     clip_norm: float | None = None
     accumulate: int = 1
     scale: LossScale = field(init=False)
@@ -81,6 +83,8 @@ class FinetuneStep:
             wrong.append(not_finite)
         loss = torch.stack(losses).sum()
         norm, skipped, fault = apply_gradients(self.optimizer, self.scale, loss, self.clip_norm)
+        for weight, decay in self.shrinking:
+            weight.detach().mul_(1 - lr * decay * ~skipped)
         if self.average is not None:
             self.average.update(bare(self.model))
         return Outcome(loss, norm, skipped, fault, torch.cat(wrong), batch.sample)

@@ -47,3 +47,13 @@ def layer_decay_groups(model: nn.Module, *, layer_decay: float, weight_decay: fl
         fresh = {"params": [], "lr_scale": scale, "weight_decay": weight_decay if decayed else 0.0}
         groups.setdefault((layer, decayed), fresh)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
+
+
+def frozen_decay(model: nn.Module, *, layer_decay: float, weight_decay: float) -> list[tuple[nn.Parameter, float]]:
+    """(parameter, decay at a rate of 1) of what does not learn and would be decayed if it did."""
+    depth = sum(1 for _ in model.get_submodule("blocks").children())
+    return [
+        (parameter, weight_decay * layer_decay ** (depth + 1 - layer_of(name, depth)))
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad and is_decayed(name, parameter)
+    ]

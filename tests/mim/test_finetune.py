@@ -22,7 +22,7 @@ from eva02_mim.evaluations import Evaluations
 from eva02_mim.finetune import FinetuneRun, finetune
 from eva02_mim.finetune_eval import evaluate_checkpoint
 from eva02_mim.finetune_step import FinetuneStep, Labelled
-from eva02_mim.groups import layer_decay_groups
+from eva02_mim.groups import frozen_decay, layer_decay_groups
 from eva02_mim.normalise import Normalise
 from tests.mim.class_pictures import CLASSES, TOOL, arguments, draw_classes, finetune_all, nano_config, record
 from tests.mim.nano_run import ToolRun, lines, losses
@@ -103,6 +103,24 @@ def test_a_step_is_the_plain_one_with_each_layer_s_part_of_the_rate():
     assert {group["lr_scale"] for group in step.optimizer.param_groups} == {0.125, 0.25, 0.5, 1.0}
 
 
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_frozen_kernel_shrinks_as_under_adamw_with_gradients_of_zero(finite: bool):
+    model, batch = small(), draw()
+    kernel, bias = model.patch_embed.proj.weight, model.patch_embed.proj.bias
+    twin = nn.Parameter(kernel.detach().clone())
+    by_hand = AdamW([twin], lr=0.01 * 0.125, weight_decay=0.05)
+    twin.grad = torch.zeros_like(twin)
+    if finite:
+        by_hand.step()
+    else:
+        model.head.bias.data[0] = torch.inf
+    unchanged = bias.clone()
+    step_of(model, shrinking=frozen_decay(model, layer_decay=0.5, weight_decay=0.05))(batch, 0.01)
+    torch.testing.assert_close(kernel.data, twin.data, rtol=1e-7, atol=0)
+    assert torch.equal(bias, unchanged)
+    assert kernel.grad is None
+
+
 def test_accumulated_parts_are_one_batch():
     one, parts, batch = small(), small(), draw()
     first = step_of(one)(batch, 1e-2)
@@ -170,8 +188,11 @@ def test_a_run_learns_the_shapes_and_says_how_well(data: Path, tmp_path: Path):
     assert entries[-1]["scores"]["ema"]["top1"] >= 95
     assert {scores["images"] for entry in entries for scores in entry["scores"].values()} == {7 * len(CLASSES)}
     assert losses(tmp_path / "run")[45] < 0.5
-    for name in ("patch_embed.proj.weight", "patch_embed.proj.bias"):
-        assert torch.equal(run.model.state_dict()[name], before[name])
+    kernel, bias = before["patch_embed.proj.weight"].double(), before["patch_embed.proj.bias"]
+    for step in range(run.steps):
+        kernel *= 1 - run.schedule(step) * 0.9**3 * 0.05
+    torch.testing.assert_close(run.model.patch_embed.proj.weight.double(), kernel, rtol=1e-6, atol=0)
+    assert torch.equal(run.model.patch_embed.proj.bias, bias)
     assert not torch.equal(run.model.state_dict()["cls_token"], before["cls_token"])
 
 

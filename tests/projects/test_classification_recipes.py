@@ -71,6 +71,7 @@ def test_every_published_value_is_that_of_the_recipe(name: str):
     assert train.ema.decay == (0.9999 if average == "yes" else None)
     assert (config.dataloader.validation is None) == (classes == "21841")
     assert config.dataloader.validation is None or config.dataloader.validation.crop_ratio == 1.0
+    assert train.decay_frozen
     assert (train.precision, train.init_checkpoint) == ("bf16", None)
 
 

@@ -47,7 +47,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
 
 
 def test_a_student_is_fine_tuned_resumed_and_scored(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    begin = {"train__init_checkpoint": str(student(tmp_path)), "model__train_patch_embed": False}
+    begin = {"train__init_checkpoint": str(student(tmp_path)), "model__train_patch_embed": False, "train__decay_frozen": False}
     finetune(monkeypatch, data, **begin)
     finetune(monkeypatch, data, "--resume", **{**begin, "train__epochs": 3, "train__init_checkpoint": "gone.pt"})
     assert list(losses(Path("run"))) == [2, 4, 6]
