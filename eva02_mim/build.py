@@ -107,10 +107,7 @@ def use_cache(config: DictConfig, loader: MimLoader, device: torch.device, *, al
 def build_student(config: DictConfig, device: torch.device, *, anew: bool = True) -> MimStudent:
     """The student with the weights of `train.seed`, or `anew` those of `train.init_checkpoint`, on `device`."""
     torch.manual_seed(config.train.seed)  # the same weights on all ranks
-    try:
-        student = instantiate(config.student).to(device)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"the config's student cannot be built: {error}; correct student.*") from error
+    student = _instance(config.student).to(device)
     start = get(config, "train.init_checkpoint", "")
     if start and anew:
         load_weights(student, start, new_weights=tuple(config.train.new_weights))
@@ -120,17 +117,34 @@ def build_student(config: DictConfig, device: torch.device, *, anew: bool = True
     return student
 
 
+def outline_student(config: DictConfig) -> MimStudent:
+    """The student of the config without memory for its weights."""
+    with torch.device("meta"):
+        return _instance(config.student)
+
+
+def _instance(node: DictConfig) -> MimStudent:
+    try:
+        return instantiate(node)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"the config's student cannot be built: {error}; correct student.*") from error
+
+
 def require_match(student: MimStudent, loader: MimLoader, teacher: Teacher | None = None) -> None:
     """UserError unless the crops are what the student sees and the teacher's features what it predicts."""
-    crops = (loader.dataset.image_size, loader.dataset.masks.grid)
-    if crops != (student.image_size, student.grid):
-        raise UserError(
-            f"crops of {crops[0]} px in {crops[1]} x {crops[1]} patches do not fit a student of {student.image_size} px in "
-            f"{student.grid} x {student.grid}; set image_size, patch_size and masks.grid of dataloader.train as in student"
-        )
+    require_crops(student, loader.dataset.image_size, loader.dataset.masks.grid)
     if teacher is not None:
         patch = student.image_size // student.grid
         check_teacher(teacher, target_dim=student.lm_head.out_features, image_size=student.image_size, patch_size=patch)
+
+
+def require_crops(student: MimStudent, image_size: int, grid: int) -> None:
+    """UserError unless crops of so many px, in grid x grid patches, are what the student sees."""
+    if (image_size, grid) != (student.image_size, student.grid):
+        raise UserError(
+            f"crops of {image_size} px in {grid} x {grid} patches do not fit a student of {student.image_size} px in "
+            f"{student.grid} x {student.grid}; set image_size, patch_size and masks.grid of dataloader.train as in student"
+        )
 
 
 def build_optimizer(config: DictConfig, student: nn.Module) -> torch.optim.Optimizer:

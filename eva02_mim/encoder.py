@@ -27,7 +27,8 @@ def token_table(grid: int, head_dim: int, span: float, device: torch.device) -> 
 
 
 @lru_cache(maxsize=16)
-def _cached_table(grid: int, head_dim: int, span: float, device: torch.device) -> Tensor:
+def cached_table(grid: int, head_dim: int, span: float, device: torch.device) -> Tensor:
+    """`token_table`, computed once."""
     with torch.inference_mode(False):  # a table first needed in inference must serve training later
         return token_table(grid, head_dim, span, device)
 
@@ -135,7 +136,7 @@ class TrVEncoder(nn.Module):
 
     def table(self, device: torch.device) -> Tensor:
         """Rotary table [1 + N, C / 2, 2]: computed, never saved, and fp32 whatever the precision of the model."""
-        build = token_table if torch.compiler.is_compiling() else _cached_table
+        build = token_table if torch.compiler.is_compiling() else cached_table
         return build(self.grid, self.head_dim, self.positions.rotary_grid, device)
 
 

@@ -139,9 +139,7 @@ def timm_tower(architecture: str, source: str | Path | None, wanted: Wanted) -> 
     The file may hold the vision tower alone or a whole CLIP (`visual.`, `visual.trunk.`), bare or nested ("module", ...).
     Every key of the vision tower must fit. The network is built with a head exactly where the file holds one.
     """
-    timm = imported("timm", "timm")
-    if not timm.is_model(architecture):
-        raise UserError(f"timm has no model {architecture}; see timm.list_models('*patch14*') and ('*patch16*') for its ViTs")
+    timm = known_to_timm(architecture)
     path = find_file(source if source is not None else published_file(architecture))
     weights = state_dict_of(read_file(path), path)
     classes = head_width(weights)
@@ -157,6 +155,23 @@ def timm_tower(architecture: str, source: str | Path | None, wanted: Wanted) -> 
     for kept in (config, trunk.default_cfg):
         kept.pop("state_dict", None)  # or the file's copy of the weights lived as long as the teacher
     return replace(tower_of_timm(trunk, architecture, wanted.project), mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+
+def timm_outline(architecture: str, wanted: Wanted) -> Tower:
+    """A timm model as a tower without memory for its weights: its sizes, before they are loaded."""
+    timm = known_to_timm(architecture)
+    size = {} if wanted.image_size is None else {"img_size": wanted.image_size}
+    with torch.device("meta"):
+        trunk = timm.create_model(architecture, pretrained=False, **size, **(wanted.options or {}))
+    return tower_of_timm(trunk, architecture, wanted.project)
+
+
+def known_to_timm(architecture: str) -> Any:
+    """timm, which has a model of that name; UserError where it has none."""
+    timm = imported("timm", "timm")
+    if not timm.is_model(architecture):
+        raise UserError(f"timm has no model {architecture}; see timm.list_models('*patch14*') and ('*patch16*') for its ViTs")
+    return timm
 
 
 def tower_of_timm(trunk: Any, name: str, project: bool) -> Tower:

@@ -10,7 +10,8 @@ import os
 
 from eva02_det.launch.process_group import start, under_torchrun
 from eva02_det.utils.errors import run_tool
-from eva02_mim.config import argument_parser, describe, load_recipe, set_up
+from eva02_mim.config import argument_parser, load_recipe, set_up
+from eva02_mim.dry_run import describe
 from eva02_mim.train import train
 
 

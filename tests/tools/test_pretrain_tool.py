@@ -46,7 +46,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch: pytest.
     rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert rows["data"].strip() == "32 images an epoch"
     assert rows["steps"].strip() == "4 of 16 images, 2 in an epoch"
-    assert rows["batch"].strip() == "8 images in each of 2 processes, in 2 parts"
+    batch = "8 images in each of 2 processes, in 2 parts of 4; 16 images of an epoch in each process, others in the next"
+    assert rows["batch"].strip() == batch
+    assert rows["epochs"].strip() == "2"
     assert rows["masks"].strip() == "at most 6 of 16 patches"
     assert not Path("run").exists()
 
@@ -68,7 +70,10 @@ def test_a_run_is_resumed_and_its_student_exported(monkeypatch: pytest.MonkeyPat
     ("arguments", "sentence"),
     [
         (["train.epoch=3"], "error: unknown override key 'train.epoch': train has no 'epoch'; did you mean 'epochs'?"),
-        (["dataloader.train.source.spec=/nowhere"], "error: /nowhere does not exist"),
+        (["student.target_dim=48"], "error: teacher seeded ViT 0 gives features of width 32 and the student predicts 48"),
+        (["dataloader.train.masks.grid=5"], "error: masks of 5 x 5 patches do not fit images of 56 px with patches of 14 px"),
+        (["train.batch=48"], "error: an epoch of 32 images does not fill one batch of 48 x 1 processes; lower the batch size"),
+        (["train.teacher_cache=nowhere"], "error: folder nowhere holds no complete feature cache"),
         (["--num-gpus", "3"], "error: train.batch=16 does not split over 3 processes"),
         (["student.image_size=70"], "error: crops of 56 px in 4 x 4 patches do not fit a student of 70 px in 5 x 5"),
     ],
