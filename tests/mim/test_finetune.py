@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.engine import launch
 from timm.loss import LabelSmoothingCrossEntropy
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
@@ -152,28 +153,32 @@ def test_a_step_that_is_not_finite_changes_no_weight():
 
 def test_the_average_takes_in_every_step_from_the_first_on():
     model = small()
-    average = Average(model, 0.9999)
+    average, theirs = Average(model, 0.9999), ModelEmaV3(model, decay=0.9999)
     wanted = {name: tensor.double() for name, tensor in state(model).items()}
     optimizer = SGD(model.parameters(), lr=10.0)
     step = FinetuneStep(model, optimizer, Normalise(), CPU, precision="fp32", average=average)
     for number in range(5):
         step(draw(seed=number), 10.0)
+        theirs.update(model)
         wanted = {name: 0.9999 * wanted[name] + 0.0001 * tensor.double() for name, tensor in state(model).items()}
     for name, tensor in average.state_dict().items():
         torch.testing.assert_close(tensor.double(), wanted[name], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(tensor, theirs.module.state_dict()[name], rtol=0, atol=0)
     assert not torch.equal(average.state_dict()["head.weight"], model.head.weight)
 
 
 def test_the_average_of_buffers_and_of_half_precision_weights_is_kept_in_fp32():
-    model = nn.BatchNorm1d(2).half()
+    model = nn.BatchNorm1d(2).half()  # counts its batches as well
     average = Average(model, 0.5)
     with torch.no_grad():
         model.running_mean.fill_(1.0)
         model.weight.fill_(3.0)
+        model.num_batches_tracked.fill_(7)
     average.update(model)
     assert average.state_dict()["running_mean"].tolist() == [0.5, 0.5]
     assert average.state_dict()["weight"].tolist() == [2.0, 2.0]
     assert average.state_dict()["weight"].dtype == torch.float32
+    assert int(average.state_dict()["num_batches_tracked"]) == 7
 
 
 def test_a_run_learns_the_shapes_and_says_how_well(data: Path, tmp_path: Path):
