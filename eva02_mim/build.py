@@ -1,6 +1,5 @@
 """Makes the parts of a run from its config, and refuses values that could only fail later."""
 
-import importlib.util
 import logging
 from typing import Any
 
@@ -13,6 +12,7 @@ from eva02_det.checkpoint.load import load_weights
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
 from eva02_mim.cached_targets import CachedBatches
+from eva02_mim.compiling import require_compiler
 from eva02_mim.encoder import TrVEncoder
 from eva02_mim.loader import MimLoader, ValidationLoader
 from eva02_mim.parallel import STRATEGIES
@@ -157,8 +157,7 @@ def build_optimizer(config: DictConfig, student: nn.Module) -> torch.optim.Optim
 
 def compile_blocks(student: TrVEncoder) -> None:
     """Compile each block for the static shapes of a step; before the student is distributed."""
-    if importlib.util.find_spec("triton") is None and torch.cuda.is_available():
-        raise UserError("train.compile=True needs triton, which torch's CUDA wheels bring; install it or set train.compile=False")
+    require_compiler(next(student.parameters()).device)
     for block in student.blocks:
         block.compile()
 

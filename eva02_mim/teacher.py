@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eva02_det.layers.attention import RotaryAttention, math_attention
 from eva02_det.layers.pick import pick
 from eva02_det.utils.errors import UserError
+from eva02_mim.compiling import require_compiler
 from eva02_mim.normalise import Normalise
 from eva02_mim.towers import EVA_CLIP_G, Rgb, Tower, Wanted, open_clip_tower, seeded_tower, timm_tower
 
@@ -185,6 +186,7 @@ def choose_scores(network: nn.Module) -> None:
 
 def compile_blocks(teacher: FrozenTeacher) -> None:
     """torch.compile of every block but the last, which may be asked for some tokens; equal blocks share the code."""
+    require_compiler(teacher.device)
     for block in list(getattr(getattr(teacher.tokens, "trunk", teacher.tokens), "blocks", ()))[:-1]:
         block.compile(dynamic=False)
 
