@@ -8,20 +8,10 @@ Expected: top-1 88.570 on ImageNet-1K val, averaged weights.
 Published in fp16; this recipe trains in bf16 (train.precision=fp16 for the published format).
 """
 
-from .....configs.common.classification import (
-    IN1K,
-    IN1K_CLASSES,
-    class_dataloader,
-    classifier,
-    finetune_optimizer,
-    finetune_schedule,
-    finetune_train,
-    pixel_statistics,
-)
+from .....configs.common.classification import IN1K_CLASSES, classifier, finetune_optimizer, finetune_schedule, finetune_train
+from .ti_in1k_336 import dataloader, normalise
 
 model = classifier("B", image_size=448, num_classes=IN1K_CLASSES, drop_path_rate=0.15)
-normalise = pixel_statistics()
-dataloader = class_dataloader(f"{IN1K}/train", f"{IN1K}/val", area=(0.08, 1.0))
 optimizer = finetune_optimizer(5e-5, 0.80)
 schedule = finetune_schedule(warmup_epochs=2)
 train = finetune_train(15, 512, label_smoothing=0.2, output_dir="output/b_in21k_to_in1k_448")

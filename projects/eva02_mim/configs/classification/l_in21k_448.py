@@ -8,20 +8,9 @@ Expected: no number of its own; 89.974 on ImageNet-1K after l_in21k_to_in1k_448.
 Published in fp16; this recipe trains in bf16 (train.precision=fp16 for the published format).
 """
 
-from .....configs.common.classification import (
-    IN21K,
-    IN21K_CLASSES,
-    class_dataloader,
-    classifier,
-    finetune_optimizer,
-    finetune_schedule,
-    finetune_train,
-    pixel_statistics,
-)
+from .....configs.common.classification import IN21K_CLASSES, classifier, finetune_optimizer, finetune_train
+from .b_in21k_448 import dataloader, normalise, schedule
 
 model = classifier("L", image_size=448, num_classes=IN21K_CLASSES, drop_path_rate=0.15)
-normalise = pixel_statistics()
-dataloader = class_dataloader(IN21K, None, area=(0.2, 1.0))
 optimizer = finetune_optimizer(3e-4, 0.75)
-schedule = finetune_schedule(warmup_epochs=1)
 train = finetune_train(30, 2048, label_smoothing=0.1, ema_decay=None, output_dir="output/l_in21k_448")

@@ -8,20 +8,9 @@ Expected: top-1 85.780 on ImageNet-1K val, plain weights.
 Published in fp16; this recipe trains in bf16 (train.precision=fp16 for the published format).
 """
 
-from .....configs.common.classification import (
-    IN1K,
-    IN1K_CLASSES,
-    class_dataloader,
-    classifier,
-    finetune_optimizer,
-    finetune_schedule,
-    finetune_train,
-    pixel_statistics,
-)
+from .....configs.common.classification import IN1K_CLASSES, classifier, finetune_optimizer, finetune_train
+from .ti_in1k_336 import dataloader, normalise, schedule
 
 model = classifier("S", image_size=336, num_classes=IN1K_CLASSES, drop_path_rate=0.10)
-normalise = pixel_statistics()
-dataloader = class_dataloader(f"{IN1K}/train", f"{IN1K}/val", area=(0.08, 1.0))
 optimizer = finetune_optimizer(1e-4, 0.80)
-schedule = finetune_schedule(warmup_epochs=5)
 train = finetune_train(100, 1024, label_smoothing=0.1, output_dir="output/s_in1k_336")
