@@ -138,11 +138,11 @@ class LinearSolver:
             raise UserError("every class has one training image, so none can be held out; give one strength: solver.l2=[1e-3]")
         within = np.tile(held, len(design) // images)  # all visits of an image are on one side
         fit, check = design.only(np.flatnonzero(~within)), design.only(np.flatnonzero(within))
-        best, chosen, without_gain = -1.0, (self.l2[0], start), 0
+        best, chosen, without_gain, scores = -1.0, (self.l2[0], start), 0, []
         tried = sorted(self.l2, reverse=True)
         for strength in tried:
             start, iterations, _ = self._solve(fit, start, strength)
-            top1 = top_of(check, start)[0]
+            scores.append(top1 := top_of(check, start)[0])
             logger.info("l2=%.0e: top-1 %.3f %% of %d held-out crops, %d iterations", strength, top1, len(check), iterations)
             if top1 > best:
                 best, chosen, without_gain = top1, (strength, start), 0
@@ -150,7 +150,7 @@ class LinearSolver:
                 without_gain += 1
             if without_gain == PATIENCE:
                 break
-        if chosen[0] in (tried[0], tried[-1]):
+        if chosen[0] == tried[-1] or (chosen[0] == tried[0] and scores.count(best) == 1):
             logger.warning("the best l2=%.0e is at the end of those tried; widen solver.l2", chosen[0])
         return chosen
 
