@@ -81,7 +81,10 @@ def measured(size: str, training: bool, options: argparse.Namespace) -> list[dic
     built = networks(size, options.depth, options.device)
     now = time.process_time if options.clock == "cpu" else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in built}
+    begun = time.perf_counter()
     for turn in range(options.repeats + 1):
+        if turn > 1 and time.perf_counter() - begun > options.limit_s:
+            break
         for name, (model, forward) in built.items():
             model.train(training)
             start = now()
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, help="of both, instead of 12 (B) and 24 (L)")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="no further repeat of a row after so many seconds")
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -81,7 +81,10 @@ def plan(config: DictConfig, steps_per_epoch: int) -> tuple[int, WarmupCosine]:
 
 def build_teacher(config: DictConfig, device: torch.device) -> Teacher:
     """The frozen teacher on `device`."""
-    return made_with(config.teacher, **({"device": str(device)} if accepts(config.teacher, "device") else {}))
+    try:
+        return made_with(config.teacher, **({"device": str(device)} if accepts(config.teacher, "device") else {}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the config's teacher cannot be built: {error}; correct teacher.*") from error
 
 
 def use_cache(config: DictConfig, loader: MimLoader, device: torch.device, *, alive: bool) -> tuple[Teacher, Teacher]:

@@ -87,3 +87,12 @@ def test_bad_input_ends_in_one_sentence_and_status_2(
     error = capsys.readouterr().err
     assert error.startswith(sentence)
     assert error.count("\n") == 1
+
+
+def test_an_argument_that_the_teacher_does_not_take_is_said_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    with pytest.raises(SystemExit) as stopped:
+        pretrain(monkeypatch, "teacher._target_=eva02_mim.teacher.load_teacher")
+    assert stopped.value.code == 2
+    assert "error: the config's teacher cannot be built: load_teacher() got an unexpected keyword" in capsys.readouterr().err
