@@ -40,6 +40,7 @@ EXTRAS = {
     "launch": ["submitit>=1.5"],  # jobs on SLURM; MIT
     "report": [
         "supervision>=0.25",  # drawing of boxes and masks; MIT
+        "matplotlib>=3.8",  # drawing of curves; licence of the PSF's kind
         "av>=14.2",  # reading and writing videos; BSD-3, its wheels carry FFmpeg under LGPL-3 with libx264 under GPL-2
     ],
     "onnx": ONNX,

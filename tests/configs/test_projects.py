@@ -15,7 +15,9 @@ from eva02_det.utils.config import arguments, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("projects/*/configs/**/*.py"))
-DETECTORS = [name for name in CONFIGS if not name.startswith("projects/eva02_mim/")]  # the others have no detector to build
+DETECTORS = [  # the others pre-train a student, or classify, and have no detector to build
+    name for name in CONFIGS if not name.startswith("projects/eva02_mim/") and not name.endswith("/student.py")
+]
 
 
 def schedule(config: OmegaConf) -> list[float]:
