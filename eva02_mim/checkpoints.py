@@ -2,7 +2,6 @@
 
 import logging
 import random
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.utils import comm
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -20,22 +20,26 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from eva02_det.checkpoint.io import read_file
+from eva02_det.checkpoint.store import CheckpointStore, check_retention
+from eva02_det.utils.config import get
 from eva02_det.utils.errors import UserError
-from eva02_det.utils.files import atomic_path
-from eva02_mim.parallel import bare
+from eva02_det.utils.processes import on_main
+from eva02_mim.parallel import bare, is_sharded
 
-NAME = re.compile(r"checkpoint_(\d+)\.pt")
+PREFIX, SUFFIX = "checkpoint_", ".pt"
 CONTENT = ("model", "optimizer", "step", "parts", "random")
+DEFAULTS = {"keep": 3, "every": None, "asynchronous": False}
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # sharded or not: the same file
 logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The files `checkpoint_<steps done>.pt` of a folder, of which the newest `keep` stay (None: all).
+    """The files `checkpoint_<steps done>.pt` of a folder, written by `CheckpointStore`, which tells of `keep` and `every`.
 
     A file holds "model" (a plain state dict: it loads into a detector as it is), "optimizer" (by parameter name), "step",
     "parts" (what else has a state_dict: loss scale, guard, position in the data) and "random" (the generators of each rank).
-    It is independent of how the student was distributed. beside: what has its own place in the file, by name (averaged weights).
+    It is independent of how the student was distributed. asynchronous: the main process writes beside the training; it needs
+    host memory for one checkpoint more. beside: what has its own place in the file, by name (averaged weights).
     """
 
     def __init__(
@@ -45,28 +49,36 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         *,
         keep: int | None = 3,
+        every: int | None = None,
+        asynchronous: bool = False,
         beside: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.keep, self.beside = Path(folder), keep, dict(beside or {})
-        self.student, self.optimizer = bare(student), optimizer
-        if keep is not None and keep < 1:
-            raise UserError(f"train.checkpoints.keep={keep} keeps nothing to resume from; set 1 or more, or null for all")
+        check_retention("train.checkpoints", keep, every)
+        self.student, self.optimizer, self.beside = bare(student), optimizer, dict(beside or {})
+        self.store = store_in(folder, keep=keep, every=every, asynchronous=asynchronous)
 
-    def save(self, step: int, parts: Mapping[str, Any]) -> None:
-        """Write the state after `step` steps; every rank must call this."""
-        model = get_model_state_dict(self.student, options=WHOLE)
-        optimizer = get_optimizer_state_dict(self.student, self.optimizer, options=WHOLE)
+    def save(self, step: int, parts: Mapping[str, Any], *, required: bool = False) -> None:
+        """Write the state after `step` steps; every rank must call this.
+
+        Where it cannot be written the run goes on with a warning, unless it ends with this one (`required`): then UserError in
+        all ranks.
+        """
+        # what is sharded is gathered in the main process's host memory; else the state is the run's own, still changing
+        options = StateDictOptions(full_state_dict=True, cpu_offload=is_sharded(self.student))
+        model = get_model_state_dict(self.student, options=options)
+        optimizer = get_optimizer_state_dict(self.student, self.optimizer, options=options)
         generators = comm.gather(random_state())
         states = {name: part.state_dict() for name, part in parts.items()}  # in every process: some ask each other
-        if comm.is_main_process():
-            content = {"model": model, "optimizer": optimizer, "step": step, "random": generators, "parts": states}
-            content |= {name: part.state_dict() for name, part in self.beside.items()}
-            target = self.folder / f"checkpoint_{step:07d}.pt"
-            with atomic_path(target) as path:
-                torch.save(content, path)
-            logger.info("saved %s", target)
-            self._remove_old()
-        comm.synchronize()
+        content = {"model": model, "optimizer": optimizer, "step": step, "random": generators, "parts": states}
+        content |= {name: part.state_dict() for name, part in self.beside.items()}
+        if required:
+            on_main(lambda: self.store.write(step, content, required=True))
+        elif comm.is_main_process():
+            self.store.write(step, content)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written."""
+        self.store.wait()
 
     def load(self, path: Path, parts: Mapping[str, Any]) -> int:
         """Put everything back and return the number of steps done; every rank must call this."""
@@ -93,8 +105,7 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """Parts of files that a killed run did not finish."""
-        for part in self.folder.glob(".checkpoint_*.part"):
-            part.unlink(missing_ok=True)
+        self.store.remove_leftovers()
 
     def _check(self, path: Path, weights: Mapping[str, Tensor]) -> None:
         own = {name: tuple(tensor.shape) for name, tensor in self.student.state_dict().items()}
@@ -107,21 +118,30 @@ class Checkpoints:
                 f"there, {own.get(name)} here); resume with the config of the run, or choose another train.output_dir"
             )
 
-    def _remove_old(self) -> None:
-        if self.keep is not None:
-            for old in files_of(self.folder)[: -self.keep]:
-                old.unlink(missing_ok=True)
+
+def store_in(folder: str | Path, **options: Any) -> CheckpointStore:
+    """The store of a run's folder. options: see `CheckpointStore`."""
+    return CheckpointStore(folder, prefix=PREFIX, suffix=SUFFIX, **options)
 
 
-def files_of(folder: Path) -> list[Path]:
+def options_of(settings: DictConfig) -> dict[str, Any]:
+    """keep, every and asynchronous of a config's `train`."""
+    return {key: get(settings, f"checkpoints.{key}", default) for key, default in DEFAULTS.items()}
+
+
+def files_of(folder: str | Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
-    found = [(int(match[1]), path) for path in folder.glob("checkpoint_*.pt") if (match := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return store_in(folder).files()
 
 
 def newest(folder: str | Path) -> Path | None:
-    """The checkpoint of the most steps, None where there is none; as the first process sees the folder, every one must ask."""
-    found = files_of(Path(folder))
+    """The whole checkpoint of the most steps, None where there is none; every rank must ask. See `CheckpointStore.newest`."""
+    return on_main(store_in(folder).newest)
+
+
+def begun(folder: str | Path) -> Path | None:
+    """The last file of an earlier run, whole or not, None where there is none; every rank must ask."""
+    found = files_of(folder)
     return comm.all_gather(found[-1] if found else None)[0]
 
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_json
+from eva02_det.utils.processes import in_all, on_main
 from eva02_mim.crops import Crop
 from eva02_mim.labelled import ClassFolder, CroppedImages, batches_of, my_share
 from eva02_mim.order import Ints
-from eva02_mim.parallel import in_all, on_main
 from eva02_mim.precision import autocast
 from eva02_mim.readout import Readout
 from eva02_mim.teacher import fingerprint

@@ -18,7 +18,7 @@ from eva02_mim import finetune_build as parts
 from eva02_mim.accuracy import score_all
 from eva02_mim.average import Average
 from eva02_mim.broken import account_of_all
-from eva02_mim.checkpoints import Checkpoints, newest
+from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
 from eva02_mim.classifier import Classifier
 from eva02_mim.evaluations import EMA, RAW, Evaluations
 from eva02_mim.finetune_step import FinetuneStep, Labelled
@@ -39,7 +39,7 @@ def finetune(config: DictConfig, *, resume: bool = False) -> Evaluations:
     stopped; where there is none it begins.
     """
     parts.check_settings(config)
-    found = newest(config.train.output_dir)
+    found = begun(config.train.output_dir)
     if found is not None and not resume:
         raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
     run = FinetuneRun(config)
@@ -85,8 +85,8 @@ class FinetuneRun:
         guard = Guard(self.settings.max_faults, self.loader.dataset.source.name)
         self.watch = Watch(self.loader, guard, speed, self.schedule)
         beside = {} if self.average is None else {"model_ema": self.average}
-        folder, keep = Path(self.settings.output_dir), self.settings.checkpoints.keep
-        self.checkpoints = Checkpoints(folder, self.model, self.step.optimizer, keep=keep, beside=beside)
+        folder, options = self.settings.output_dir, options_of(self.settings)
+        self.checkpoints = Checkpoints(folder, self.model, self.step.optimizer, beside=beside, **options)
         self.parts = {"scale": self.step.scale, "guard": guard, "data": self.loader}
         self.evaluations = Evaluations(folder)
 

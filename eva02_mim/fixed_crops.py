@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.processes import in_all, on_main
 from eva02_mim import build
 from eva02_mim.batches import Asked, CropBatches
 from eva02_mim.broken import BrokenImages, account_of_all
@@ -28,7 +29,6 @@ from eva02_mim.cached_targets import check_fixed, crop_words
 from eva02_mim.crops import Crop, Pixels, RandomCrop
 from eva02_mim.loader import as_it_is
 from eva02_mim.order import Ints
-from eva02_mim.parallel import in_all, on_main
 from eva02_mim.teacher import FrozenTeacher
 from eva02_mim.teacher_cache import CachedTeacher, CropRecord, Description, pixel_digests
 

@@ -1,9 +1,8 @@
 """The student on several processes: replicated (DDP) or sharded (FSDP2)."""
 
 import contextlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,6 @@ from eva02_det.utils.errors import UserError
 from eva02_mim.encoder import TrVEncoder
 
 STRATEGIES = ("ddp", "fsdp")
-Done = TypeVar("Done")
 
 
 def distribute(student: TrVEncoder, strategy: str, device: torch.device) -> nn.Module:
@@ -79,21 +77,3 @@ def sum_over_ranks(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
-
-
-def in_all(work: Callable[[], Done]) -> Done:
-    """What `work` gives in this process, after it has ended in all; a UserError of one is raised in all of them."""
-    result, problem = None, ""
-    try:
-        result = work()
-    except UserError as error:
-        problem = str(error)
-    problems = [text for text in comm.all_gather(problem) if text]
-    if problems:
-        raise UserError(problems[0])
-    return cast(Done, result)
-
-
-def on_main(work: Callable[[], Done]) -> Done:
-    """What `work` gives in the main process, which alone does it, in all of them; a UserError of it too."""
-    return comm.all_gather(in_all(lambda: work() if comm.is_main_process() else cast(Done, None)))[0]

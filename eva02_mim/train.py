@@ -1,7 +1,6 @@
 """A pre-training run, from the config to the last checkpoint."""
 
 import logging
-from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
@@ -11,7 +10,7 @@ from omegaconf import DictConfig
 from eva02_det.utils.errors import UserError
 from eva02_mim import build
 from eva02_mim.broken import account_of_all
-from eva02_mim.checkpoints import Checkpoints, newest
+from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
 from eva02_mim.guard import Guard
 from eva02_mim.parallel import bare, distribute
 from eva02_mim.progress import Reporter, Speed, flops_per_image, peak_tflops
@@ -29,7 +28,7 @@ def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
     stopped; where there is none it begins.
     """
     build.check_settings(config)
-    found = newest(config.train.output_dir)
+    found = begun(config.train.output_dir)
     if found is not None and not resume:
         raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
     run = Run(config)
@@ -75,8 +74,8 @@ class Run:
         )
         guard = Guard(self.settings.max_faults, self.loader.dataset.source.name)
         self.watch = Watch(self.loader, guard, speed, self.schedule)
-        folder, keep = Path(self.settings.output_dir), self.settings.checkpoints.keep
-        self.checkpoints = Checkpoints(folder, self.student, self.step.optimizer, keep=keep)
+        options = options_of(self.settings)
+        self.checkpoints = Checkpoints(self.settings.output_dir, self.student, self.step.optimizer, **options)
         self.parts = {"scale": self.step.scale, "guard": guard, "data": self.loader}
 
     def resume(self) -> int:

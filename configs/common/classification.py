@@ -90,7 +90,9 @@ def finetune_train(
             "clip_grad_norm": None,
             "ema": {"decay": ema_decay},  # null: no average
             "max_faults": 10,  # steps in a row that may be not finite, and are left out
-            "checkpoints": {"period": None, "keep": 2},  # steps, null for an epoch; files, null for all
+            # steps, null for an epoch; last files to stay, null for all; for good, the first after each so many steps; written
+            # beside the training
+            "checkpoints": {"period": None, "keep": 2, "every": None, "asynchronous": False},
             "eval_period": None,  # steps; null: an epoch
             "log_period": 50,
             "peak_tflops": None,  # of one device, for the MFU; null: known for common GPUs

@@ -94,7 +94,8 @@ def mim_train(epochs: int, batch: int, *, parallel: str = "ddp", output_dir: str
             "average": "rank",  # of hidden tokens: per process, as published, or "global"
             "clip_grad_norm": 3.0,
             "max_faults": 10,  # steps in a row that may be not finite, and are left out
-            "checkpoints": {"period": 5000, "keep": 3},  # steps; files, null for all
+            # steps; last files to stay, null for all; for good, the first after each so many steps; written beside the training
+            "checkpoints": {"period": 5000, "keep": 3, "every": None, "asynchronous": False},
             "eval_period": None,  # steps; null: once an epoch
             "log_period": 50,
             "peak_tflops": None,  # of one device, for the MFU; null: known for common GPUs

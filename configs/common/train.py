@@ -38,7 +38,8 @@ def train_settings(
             "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": amp is not None},
             # moving average of the weights; which weights are evaluated while training, and by --eval-only: ema, raw or both
             "ema": {"decay": ema_decay, "evaluate": "both", "eval_only": "raw"},
-            "checkpointer": {"period": period, "max_to_keep": 3},
+            # last files to stay, null for all; for good, the first after each `every` iterations; written beside the training
+            "checkpointer": {"period": period, "max_to_keep": 3, "every": None, "asynchronous": False},
             "eval_period": period,
             "log_period": 20,
             "cudnn_benchmark": False,

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import json
 import os
 import tempfile
@@ -25,6 +26,18 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Bring the names in a folder to the disk: what was moved there is there after a power failure too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -23,4 +23,5 @@ dataloader.train.masks.update({"grid": 4, "count": 6, "min_block": 2})
 optimizer = mim_optimizer(2e-3)
 schedule = mim_schedule(warmup_epochs=10)
 train = mim_train(300, 64, output_dir="output/pretrain_nano")
-train.update({"precision": "fp32", "log_period": 20, "checkpoints": {"period": 100, "keep": 3}})
+train.update({"precision": "fp32", "log_period": 20})
+train.checkpoints.period = 100

@@ -33,4 +33,5 @@ dataloader.train.crop.area = [0.6, 1.0]
 optimizer = mim_optimizer(1e-3)
 schedule = mim_schedule(warmup_epochs=0.5)
 train = mim_train(EPOCHS, BATCH)
-train.update({"log_period": 50, "checkpoints": {"period": 250, "keep": 1}})
+train.log_period = 50
+train.checkpoints.update({"period": 250, "keep": 1})
