@@ -8,9 +8,8 @@ python tools/finetune_classifier.py --config-file .../b_in1k_448.py --eval-only 
 """
 
 import argparse
-import os
 
-from eva02_det.launch.process_group import start, under_torchrun
+from eva02_det.launch.process_group import processes, start
 from eva02_det.utils.errors import run_tool
 from eva02_mim import finetune_build as build
 from eva02_mim.config import set_up
@@ -33,8 +32,7 @@ def main() -> None:
     config = build.load_recipe(options)  # wrong input is said before processes start
     build.variants_of(options)
     if options.dry_run:
-        processes = int(os.environ["WORLD_SIZE"]) if under_torchrun() else options.num_gpus * options.num_machines
-        print(build.describe(config, processes))
+        print(build.describe(config, processes(options)))
         return
     start(run, options)
 

@@ -9,9 +9,9 @@ import argparse
 
 from eva02_det.data.registration import require_config_datasets
 from eva02_det.engine.dry_run import dry_run
-from eva02_det.engine.setup import argument_parser, configure, processes, set_up
+from eva02_det.engine.setup import argument_parser, configure, set_up
 from eva02_det.engine.train import evaluate, train
-from eva02_det.launch.process_group import start
+from eva02_det.launch.process_group import processes, start
 from eva02_det.utils.errors import run_tool
 
 

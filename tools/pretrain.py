@@ -6,9 +6,8 @@ torchrun --nnodes 8 --nproc-per-node 8 ... tools/pretrain.py --config-file proje
 """
 
 import argparse
-import os
 
-from eva02_det.launch.process_group import start, under_torchrun
+from eva02_det.launch.process_group import processes, start
 from eva02_det.utils.errors import run_tool
 from eva02_mim.config import argument_parser, load_recipe, set_up
 from eva02_mim.dry_run import describe
@@ -26,8 +25,7 @@ def main() -> None:
     options = argument_parser().parse_intermixed_args()  # options and overrides in any order
     config = load_recipe(options.config_file, options.opts)  # wrong input is said before processes start
     if options.dry_run:
-        processes = int(os.environ["WORLD_SIZE"]) if under_torchrun() else options.num_gpus * options.num_machines
-        print(describe(config, processes))
+        print(describe(config, processes(options)))
         return
     start(run, options)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from eva02_det.engine.inputs import Files, folder_config, register_custom, use_c
 from eva02_det.engine.model_folder import is_model_folder, load_folder
 from eva02_det.engine.recipe import override_recipe
 from eva02_det.engine.scaling import apply_scaling
-from eva02_det.launch.process_group import under_torchrun
 from eva02_det.utils.config import get, load_config
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_bytes
@@ -65,11 +63,6 @@ def configure(options: argparse.Namespace) -> tuple[DictConfig, list[str]]:
     if options.model:
         config.train.init_checkpoint = options.model
     return override_recipe(config, options.opts), said
-
-
-def processes(options: argparse.Namespace) -> int:
-    """How many processes the run will have on all machines together."""
-    return int(os.environ["WORLD_SIZE"]) if under_torchrun() else options.num_gpus * options.num_machines
 
 
 def set_up(config: DictConfig, options: argparse.Namespace, said: Sequence[str] = ()) -> None:

@@ -63,14 +63,3 @@ def test_a_run_may_leave_its_process_group_before_it_ends():
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["False"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="cores are shared out where there is no GPU")
-@pytest.mark.parametrize("processes", [1, 2, 1000])
-def test_processes_of_one_machine_share_its_cores(processes: int):
-    code = f"import torch; from eva02_det.launch.process_group import share_cores; share_cores({processes}); "
-    code += "print(torch.get_num_threads())"
-    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == max(1, len(os.sched_getaffinity(0)) // processes)
