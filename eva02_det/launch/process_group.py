@@ -21,7 +21,7 @@ from torch.multiprocessing import ProcessExitedException
 from eva02_det.launch import cores
 from eva02_det.launch.meeting import meet
 from eva02_det.launch.place import Place, find_place, under_torchrun
-from eva02_det.utils.errors import UserError
+from eva02_det.utils.errors import LoneError, UserError
 
 TIMEOUT = timedelta(minutes=30)
 __all__ = ["TIMEOUT", "join", "join_torchrun", "leave", "processes", "start", "under_torchrun"]
@@ -153,12 +153,15 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _guarded(main: Callable[..., Any], options: argparse.Namespace) -> None:
-    """What each worker runs: bad input is said once, by the first process, and ends all of them with status 2."""
+    """What each worker runs: bad input ends all of them with status 2.
+
+    It is said once, by the first process; what no other knows of, by the process that does.
+    """
     settle()
     try:
         main(options)
     except UserError as error:
-        if comm.is_main_process():
+        if comm.is_main_process() or isinstance(error, LoneError):
             sys.stderr.write(f"error: {error}\n")
             sys.stderr.flush()
         sys.exit(2)

@@ -76,7 +76,7 @@ def test_a_rank_that_does_not_come_is_named_in_time():
 
 def test_a_rank_that_cannot_reach_the_address_says_so():
     with pytest.raises(
-        UserError, match=r"rank 1 on .* did not reach rank 0 at localhost:\d+ within 1 s; see whether rank 0 runs"
+        UserError, match=r"rank 1 on .* did not reach rank 0 at localhost:\d+ within 1 s; see whether"
     ):
         meet(place(1, free_port()), seconds=1)
 
@@ -85,7 +85,7 @@ def test_a_port_in_use_is_said_by_rank_0():
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
-        with pytest.raises(UserError, match="rank 0 on .* cannot open .*; set MASTER_PORT to a free port"):
+        with pytest.raises(UserError, match=r"rank 0 on .* cannot open .*; set MASTER_PORT to a free port"):
             meet(place(0, taken.getsockname()[1]), seconds=1)
 
 
