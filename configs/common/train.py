@@ -33,6 +33,7 @@ def train_settings(
             "lr_rule": "sqrt",  # of the learning rate where `batch` is set: sqrt, linear or none
             "accumulate": 1,  # loader batches per optimiser step
             "clip_grad_norm": None,
+            "max_faults": 10,  # steps in a row that may be not finite, and are left out
             # the backbone's precision; RPN and heads always run in fp32 (specification 3.6)
             "amp": {"enabled": amp is not None, "precision": amp or "bf16"},
             "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": amp is not None},

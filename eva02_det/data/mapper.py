@@ -18,6 +18,10 @@ class ImageError(UserError):
         super().__init__(text.rsplit("ImageError: ", 1)[-1].strip())
 
 
+class UnreadableImageError(ImageError):
+    """An image that is missing, damaged or another than stated: training can do with the next one in its place."""
+
+
 def deep_image(name: str) -> ImageError:
     """The error for pixels of 16 or 32 bits, which would silently become white."""
     return ImageError(f"image {name} has more than 8 bits a pixel; convert it to 8 bits")
@@ -35,16 +39,18 @@ class CheckedMapper(DatasetMapper):
         try:
             return self._for_masks_of(dataset_dict)._map(dataset_dict)
         except FileNotFoundError as error:
-            raise ImageError(f"image {name} does not exist; complete the data set, or take it out of the annotations") from error
+            raise UnreadableImageError(
+                f"image {name} does not exist; complete the data set, or take it out of the annotations"
+            ) from error
         except SizeMismatchError as error:
             stated = f"{dataset_dict.get('width')} x {dataset_dict.get('height')}"
-            raise ImageError(
+            raise UnreadableImageError(
                 f"image {name} has not the size that its annotation file states (width x height {stated}); "
                 "put the right image there, or correct the annotations"
             ) from error
         # Pillow reports a damaged PNG as a SyntaxError
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ImageError(f"image {name} cannot be decoded ({error}); download it again") from error
+            raise UnreadableImageError(f"image {name} cannot be decoded ({error}); download it again") from error
 
     def _map(self, record: dict[str, Any]) -> dict[str, Any]:
         if is_deep_image(record["file_name"]):

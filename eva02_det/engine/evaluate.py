@@ -17,9 +17,12 @@ from omegaconf import DictConfig
 from torch import nn
 
 from eva02_det.engine.ema import PREFIX, ModelEma
+from eva02_det.engine.stopping import Stop, StoppableLoader, ToldToStop
+from eva02_det.launch import preemption
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_json
+from eva02_det.utils.randomness import generators_kept
 
 WEIGHTS = {"raw": ("",), "ema": (PREFIX,), "both": ("", PREFIX)}  # what stands before the tasks in the results
 
@@ -73,16 +76,31 @@ class Evaluation:
         self._require_enough_masks()
         self.loader  # noqa: B018
 
-    def passes(self, model: nn.Module, folder: Path, *, which: str = "raw", average: ModelEma | None = None) -> list[Pass]:
+    def passes(
+        self,
+        model: nn.Module,
+        folder: Path,
+        *,
+        which: str = "raw",
+        average: ModelEma | None = None,
+        stop: Stop = preemption.stop,
+    ) -> list[Pass]:
         """Run the model over the test set once for each kind of weights; all ranks together.
 
         which: a key of WEIGHTS. average: what the model's weights are exchanged for; None where it has them already.
         An evaluator that can put scoring off writes its predictions below `folder`; all of them are there on return.
+        stop: called where the run is told to stop meanwhile, with the weights of the training in the model.
+        A training goes on afterwards with the random numbers that it would have drawn without.
         """
         done = []
-        for prefix in WEIGHTS[which]:
-            with average.applied(model) if prefix and average is not None else nullcontext():
-                done.append(self._pass(model, prefix, folder / PREFIX.strip("/") if prefix and which == "both" else folder))
+        try:
+            with generators_kept():
+                for prefix in WEIGHTS[which]:
+                    beside = folder / PREFIX.strip("/") if prefix and which == "both" else folder
+                    with average.applied(model) if prefix and average is not None else nullcontext():
+                        done.append(self._pass(model, prefix, beside))
+        except ToldToStop as told:
+            stop(told.notice)
         comm.synchronize()
         return done
 
@@ -92,7 +110,7 @@ class Evaluation:
             self.evaluator.deferred, self.evaluator.output_dir = True, str(folder)
         if prefix:
             logger.info("evaluating the averaged weights")
-        results = inference_on_dataset(model, self.loader, self.evaluator)
+        results = inference_on_dataset(model, StoppableLoader(self.loader), self.evaluator)
         return Pass(prefix, folder, None if later else results)
 
     def _require_enough_masks(self) -> None:

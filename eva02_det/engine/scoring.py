@@ -17,13 +17,17 @@ from detectron2.utils import comm
 from torch import nn
 
 from eva02_det.engine.ema import ModelEma
-from eva02_det.engine.evaluate import Evaluation, Pass, Results, prefixed, with_nan
+from eva02_det.engine.evaluate import WEIGHTS, Evaluation, Pass, Results, prefixed, with_nan
+from eva02_det.engine.stopping import Stop
 from eva02_det.evaluation.outcome import RESULTS_FILE
 from eva02_det.evaluation.shards import FOLDER as SHARDS
+from eva02_det.launch import preemption
 from eva02_det.launch.process_group import leave
+from eva02_det.utils.processes import on_main
 
 SCORER = "eva02_det.evaluation.score"
 LOG_FILE = "score.log"
+PATIENCE_S = 1.0  # between looks whether to stop
 # a scorer is no rank of the run and needs no GPU
 NOT_FOR_SCORERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -41,7 +45,14 @@ class Scoring:
         (folder / "results.json").unlink(missing_ok=True)
         with (folder / LOG_FILE).open("w") as log:
             command = [sys.executable, "-m", SCORER, str(folder)]
-            self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # notices to stop are for the run
+            )
 
     @property
     def ended(self) -> bool:
@@ -50,7 +61,7 @@ class Scoring:
 
     def results(self) -> Results:
         """Waits for the end. Metrics by task; empty, and the reason in the log, where the scorer failed."""
-        status = self._process.wait()
+        status = self._wait()
         try:
             if status == 0:
                 return with_nan(json.loads((self.folder / "results.json").read_text(encoding="utf-8")))
@@ -68,6 +79,16 @@ class Scoring:
             " | ".join(last),
         )
         return {}
+
+    def _wait(self) -> int:
+        """The status; a run that is told to stop waits no longer."""
+        while True:
+            try:
+                return self._process.wait(timeout=PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                if notice := preemption.noticed():
+                    self._process.terminate()
+                    preemption.stop(notice)
 
 
 @dataclass
@@ -96,40 +117,68 @@ class EvaluationHook(HookBase):
     training and, when that is ready, stores the metrics as "task/metric" with the iteration they belong to as
     "evaluated_iteration". At the end of the training the other ranks leave; the main process alone waits for what is missing.
     Predictions are kept for the last evaluation only: in `<output_dir>/inference` for that at the end, below it before.
+    A run that goes on from the iteration of an evaluation that has no results makes it then.
+
+    stop: called where the run is told to stop during an evaluation.
     """
 
     def __init__(
-        self, evaluation: Evaluation, model: nn.Module, period: int, *, which: str = "raw", average: ModelEma | None = None
+        self,
+        evaluation: Evaluation,
+        model: nn.Module,
+        period: int,
+        *,
+        which: str = "raw",
+        average: ModelEma | None = None,
+        stop: Stop = preemption.stop,
     ) -> None:
         self._evaluation, self._model, self._period = evaluation, model, period
-        self._which, self._average = which, average
+        self._which, self._average, self._stop = which, average, stop
         self._rounds: list[Round] = []
         self._scored: list[Path] = []
 
+    def before_train(self) -> None:
+        done = self.trainer.start_iter
+        if self._is_due(done) and not on_main(lambda: self._has_results(done - 1)):
+            logger.info("iteration %d has not been evaluated, as the run was stopped; it is now", done - 1)
+            self._evaluate(self._folder(done - 1), done - 1, preemption.stop)  # there is nothing new to save
+
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._evaluate(self._evaluation.home / f"model_{self.trainer.iter:07d}")  # as the checkpoint is called
+        if self._is_due(self.trainer.iter + 1):
+            self._evaluate(self._folder(self.trainer.iter), self.trainer.iter, self._stop)
         while self._rounds and self._rounds[0].ended:
             self._finish(self._rounds.pop(0))
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 < self.trainer.max_iter:  # something stopped it
+        if self.trainer.iter < self.trainer.max_iter:  # something stopped it
             for unfinished in self._rounds:
                 logger.warning(
                     "the scoring of iteration %d goes on by itself; see %s", unfinished.iteration, self._evaluation.home
                 )
             return
-        self._evaluate(self._evaluation.home)
+        self._evaluate(self._evaluation.home, self.trainer.iter, self._stop)
         leave()
         while self._rounds:
             self._finish(self._rounds.pop(0))
 
-    def _evaluate(self, folder: Path) -> None:
-        passes = self._evaluation.passes(self._model, folder, which=self._which, average=self._average)
+    def _is_due(self, done: int) -> bool:
+        """Whether there is an evaluation after so many iterations; that of the last has its own place."""
+        return self._period > 0 and 0 < done < self.trainer.max_iter and done % self._period == 0
+
+    def _folder(self, iteration: int) -> Path:
+        return self._evaluation.home / f"model_{iteration:07d}"  # as the checkpoint is called
+
+    def _has_results(self, iteration: int) -> bool:
+        """Whether each pass of an evaluation has been scored; of an evaluator that scores at once nothing is known."""
+        prefixes = WEIGHTS[self._which]
+        folders = [self._folder(iteration) / (p.strip("/") if len(prefixes) > 1 else "") for p in prefixes]
+        return not hasattr(self._evaluation.evaluator, "deferred") or all((one / "results.json").is_file() for one in folders)
+
+    def _evaluate(self, folder: Path, iteration: int, stop: Stop) -> None:
+        passes = self._evaluation.passes(self._model, folder, which=self._which, average=self._average, stop=stop)
         if comm.is_main_process():
             parts = [(part, Scoring(part.folder) if part.results is None else None) for part in passes]
-            self._rounds.append(Round(self.trainer.iter, parts))
+            self._rounds.append(Round(iteration, parts))
 
     def _finish(self, finished: Round) -> None:
         """Wait for a scoring and keep its metrics; predictions of the evaluation before are given up."""

@@ -1,11 +1,9 @@
 """A training or evaluation run of a LazyConfig, from the config to the last checkpoint."""
 
 import logging
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.engine import create_ddp_model, default_writers, hooks
@@ -13,21 +11,26 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from eva02_det.checkpoint.checkpointer import DetectorCheckpointer
+from eva02_det.checkpoint.checkpointer import CheckpointHook, DetectorCheckpointer
 from eva02_det.checkpoint.hub import find_file
 from eva02_det.checkpoint.io import read_file, state_dict_of
 from eva02_det.checkpoint.load import check_source, load_weights
 from eva02_det.engine.architecture import for_inference
 from eva02_det.engine.ema import EmaHook, ModelEma
 from eva02_det.engine.evaluate import WEIGHTS, Evaluation, Results, prefixed
+from eva02_det.engine.faults import Faults
 from eva02_det.engine.inputs import require_classes
 from eva02_det.engine.model_folder import is_model_folder
 from eva02_det.engine.scoring import EvaluationHook
+from eva02_det.engine.stopping import StopHook
+from eva02_det.engine.trace import LossTrace
 from eva02_det.engine.trainer import Trainer
 from eva02_det.engine.tta import tta_wrapper
+from eva02_det.launch import preemption
 from eva02_det.launch.process_group import leave
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.randomness import key_of, seed_generators
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 logger = logging.getLogger("eva02_det")
@@ -38,17 +41,23 @@ def train(config: DictConfig, *, resume: bool = False) -> Results:
 
     Data are opened before the model is built: what is missing is found before a GPU is used, and a loss that depends on
     the data set (federated) knows it. At the end the ranks leave their process group: see `EvaluationHook`.
+
+    A run that was stopped anywhere and goes on with `resume` computes what it would have computed without: the next images,
+    augmented as they would have been, the next random numbers, the same losses. Told to stop (see `preemption`), it saves after
+    the step and raises Stopped.
     """
     check_train_options(config)
     start = get(config, "train.init_checkpoint", "")
     resuming = resume and DetectorCheckpointer(nn.Identity(), config.train.output_dir).has_checkpoint()
     if start and not resuming:
         check_source(start)
-    loader = instantiate(config.dataloader.train)
+    loader = _training_data(config)
     evaluation = Evaluation(config) if get(config, "dataloader.evaluator") is not None else None
     if evaluation is not None:
         evaluation.open()
     model = build_model(config)
+    if (seed := get(config, "train.seed", -1)) >= 0:
+        seed_generators(key_of("steps", seed, comm.get_rank()))  # each rank drops other paths and samples other proposals
     average = _average_of(config, model)
     config.optimizer.params.model = model
     optimizer = instantiate(config.optimizer)
@@ -61,15 +70,26 @@ def train(config: DictConfig, *, resume: bool = False) -> Results:
         accumulate=get(config, "train.accumulate", 1),
         scale_loss=precision_of(config) == "fp16",
         clip_norm=get(config, "train.clip_grad_norm"),
+        faults=Faults(get(config, "train.max_faults", 0), config.train.output_dir),
     )
     saved = {"trainer": trainer, **({"ema_state": average} if average is not None else {})}
     new_weights = tuple(get(config, "train.new_weights", ()))
-    checkpointer = DetectorCheckpointer(model, config.train.output_dir, new_weights=new_weights, **saved)
+    settings = get(config, "train.checkpointer")
+    checkpointer = DetectorCheckpointer(
+        model,
+        config.train.output_dir,
+        keep=get(settings, "max_to_keep"),
+        every=get(settings, "every"),
+        asynchronous=get(settings, "asynchronous", False),
+        new_weights=new_weights,
+        **saved,
+    )
     trainer.register_hooks(_hooks(config, trainer, checkpointer, evaluation, average))
     checkpointer.resume_or_load(start, resume=resume)
     if average is not None and not resuming:
         average.restart(model)
-    trainer.train(trainer.iter + 1 if resuming else 0, config.train.max_iter)
+    with preemption.watch():
+        trainer.train(trainer.iter + 1 if resuming else 0, config.train.max_iter)
     return getattr(trainer, "last_evaluation", {})
 
 
@@ -100,7 +120,8 @@ def evaluate(config: DictConfig) -> Results:
     if which == "both":
         average = ModelEma(model)
         average.load_state_dict(state_dict_of(read_file(find_file(checkpoint)), checkpoint, "ema"))
-    passes = evaluation.passes(augmented(model), evaluation.home, which=which, average=average)
+    with preemption.watch():
+        passes = evaluation.passes(augmented(model), evaluation.home, which=which, average=average)
     is_main = comm.is_main_process()
     leave()
     if not is_main:
@@ -116,7 +137,7 @@ def build_model(config: DictConfig) -> nn.Module:
     """The model of the config on its device, its backbone set to the precision of `train.amp`."""
     seed = get(config, "train.seed", -1)
     if seed >= 0:
-        _seed_weights(seed)
+        seed_generators(seed)  # the same initial weights on every rank, whatever each drew before
     precision = precision_of(config)
     if precision != "fp32":
         if not accepts(get(config, "model.backbone"), "train_dtype"):
@@ -160,6 +181,14 @@ def check_train_options(config: DictConfig) -> None:
             raise UserError(f"{key}={get(config, key)} must be at least 1")
 
 
+def _training_data(config: DictConfig) -> Any:
+    """The training loader, its order decided by `train.seed` unless it has a seed of its own."""
+    node, seed = config.dataloader.train, get(config, "train.seed", -1)
+    if seed >= 0 and accepts(node, "seed") and node.get("seed") is None:
+        node.seed = seed
+    return instantiate(node)
+
+
 def _ddp_options(config: DictConfig) -> dict[str, Any]:
     """`train.ddp`; on the CPU, where a model has no device number, DDP must not be given one."""
     options = OmegaConf.to_container(get(config, "train.ddp", OmegaConf.create({})))
@@ -200,20 +229,14 @@ def _hooks(
     if average is not None:
         chain.append(EmaHook(average))
     if comm.is_main_process():
-        period, keep = settings.checkpointer.period, get(settings, "checkpointer.max_to_keep")
-        chain.append(hooks.PeriodicCheckpointer(checkpointer, period, max_iter=settings.max_iter, max_to_keep=keep))
+        chain.append(LossTrace(settings.output_dir))
+    chain.append(CheckpointHook(checkpointer, settings.checkpointer.period))
+    stop = StopHook(checkpointer)
     if evaluation is not None:
         which = "raw" if average is None else get(settings, "ema.evaluate", "both")
         period = get(settings, "eval_period", 0)
-        chain.append(EvaluationHook(evaluation, trainer.model, period, which=which, average=average))
+        chain.append(EvaluationHook(evaluation, trainer.model, period, which=which, average=average, stop=stop.stop))
     if comm.is_main_process():
         writers = default_writers(settings.output_dir, settings.max_iter)
         chain.append(hooks.PeriodicWriter(writers, period=get(settings, "log_period", 20)))
-    return chain
-
-
-def _seed_weights(seed: int) -> None:
-    """The same initial weights on every rank, whatever each drew before."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    return [*chain, stop]

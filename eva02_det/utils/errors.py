@@ -8,6 +8,10 @@ class UserError(Exception):
     """Bad input. The text is one sentence: what is wrong, where, and the remedy."""
 
 
+class LoneError(UserError):
+    """Bad luck of one process that the others do not know of, so that it must be said by this one."""
+
+
 def run_tool(main: Callable[[], None]) -> None:
     """Run a command-line tool: a `UserError` is printed without a traceback and ends with status 2."""
     try:
