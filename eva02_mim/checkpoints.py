@@ -77,8 +77,12 @@ class Checkpoints:
             self.store.write(step, content)
 
     def finish(self) -> None:
-        """Wait until the last checkpoint is written."""
+        """Wait until nothing is being written; raises what went wrong."""
         self.store.wait()
+
+    def check(self) -> None:
+        """Raise what went wrong in a write beside the training, if one ended since; does not wait."""
+        self.store.check()
 
     def load(self, path: Path, parts: Mapping[str, Any]) -> int:
         """Put everything back and return the number of steps done; every rank must call this."""

@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,14 +10,14 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from eva02_det.launch import preemption
 from eva02_det.utils.errors import UserError
-from eva02_det.utils.files import atomic_path
 from eva02_mim import build
 from eva02_mim import finetune_build as parts
 from eva02_mim.accuracy import score_all
 from eva02_mim.average import Average
 from eva02_mim.broken import account_of_all
-from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
+from eva02_mim.checkpoints import SUFFIX, Checkpoints, begun, newest, options_of
 from eva02_mim.classifier import Classifier
 from eva02_mim.evaluations import EMA, RAW, Evaluations
 from eva02_mim.finetune_step import FinetuneStep, Labelled
@@ -36,7 +35,7 @@ def finetune(config: DictConfig, *, resume: bool = False) -> Evaluations:
     """Fine-tune as `config` says (see configs/common/classification.py); returns the record of its evaluations.
 
     With `resume` the run goes on after the newest checkpoint of `train.output_dir`, with the next images, as if it had never
-    stopped; where there is none it begins.
+    stopped; where there is none it begins. Told to stop (see `preemption`), it saves after its step and raises `Stopped`.
     """
     parts.check_settings(config)
     found = begun(config.train.output_dir)
@@ -103,21 +102,30 @@ class FinetuneRun:
         reporter = Reporter(self.settings.output_dir, self.steps, start=start)
         if start and self._evaluates_after(start) and not self._was_evaluated(start):
             self._evaluate(start, reporter)  # the run was stopped between its checkpoint and its evaluation
-        batches, window = iter(self.loader), list[Outcome]()
+        window = list[Outcome]()
         self.model.train()
         self.watch.speed.restart()
-        for done in range(start + 1, self.steps + 1):
-            batch = Labelled.of(self.watch.next_of(batches), self.device)
-            window.append(self.step(batch, self.schedule(done - 1)))
-            saves, evaluates = self._is_due(done, self.settings.checkpoints.period), self._evaluates_after(done)
-            if saves or evaluates or self._is_due(done, self.settings.log_period):
-                reporter.train(done, self.watch.look(done, window))
-            if saves:
-                self.checkpoints.save(done, self.parts)
-            if evaluates:
-                self._evaluate(done, reporter)
-            if saves or evaluates:
-                self.watch.speed.restart()
+        with preemption.watch():
+            batches = iter(self.loader)  # its workers are forked when signals are watched
+            for done in range(start + 1, self.steps + 1):
+                batch = Labelled.of(self.watch.next_of(batches), self.device)
+                window.append(self.step(batch, self.schedule(done - 1)))
+                self.checkpoints.check()
+                notice = preemption.stop_agreed()
+                ends = notice is not None or done == self.steps
+                saves = ends or self._is_due(done, self.settings.checkpoints.period)
+                evaluates = self._evaluates_after(done)
+                if saves or evaluates or self._is_due(done, self.settings.log_period):
+                    reporter.train(done, self.watch.look(done, window))
+                if saves:
+                    self.checkpoints.save(done, self.parts, required=ends)
+                if notice is not None:
+                    reporter.close()
+                    preemption.stop(notice)
+                if evaluates:
+                    self._evaluate(done, reporter)
+                if saves or evaluates:
+                    self.watch.speed.restart()
         reporter.close()
         logger.info("in this run %s", account_of_all(self.loader.broken).summary())
         if comm.is_main_process():
@@ -154,8 +162,8 @@ class FinetuneRun:
         content: dict[str, Any] = {"model": bare(self.model).state_dict(), "step": done, "scores": scores}
         if self.average is not None:
             content["model_ema"] = self.average.state_dict()
-        with atomic_path(Path(self.settings.output_dir) / BEST) as path:
-            torch.save(content, path)
+        self.checkpoints.store.write(BEST.removesuffix(SUFFIX), content)
+        self.checkpoints.finish()  # before the record says that it is there
 
 
 def _sum_of_logits(model: Classifier, normalise: nn.Module, image: Tensor) -> Tensor:

@@ -154,16 +154,25 @@ class Reporter:
             self._board.add_scalar(name, value, step)
 
 
+def was_reported(folder: str | Path, step: int, name: str) -> bool:
+    """Whether the lines of a run's folder have the number `name` of a step."""
+    return any(name in line for line in _whole_lines(Path(folder) / LINES) if line["step"] == step)
+
+
 def keep_lines_up_to(file: Path, step: int) -> None:
     """Remove what a stopped run reported of later steps, and a last line that it did not finish."""
-    if not file.is_file():
-        return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    if file.is_file():
+        write_text(file, "".join(json.dumps(line) + "\n" for line in _whole_lines(file) if line["step"] <= step))
+
+
+def _whole_lines(file: Path) -> list[dict[str, float]]:
+    """What was reported, without a line that was cut off in the middle."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
-            number = json.loads(line)["step"]
-        except (json.JSONDecodeError, KeyError):
-            continue  # cut off in the middle
-        if number <= step:
-            kept.append(line + "\n")
-    write_text(file, "".join(kept))
+            numbers = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "step" in numbers:
+            found.append(numbers)
+    return found

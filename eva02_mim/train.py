@@ -7,17 +7,19 @@ from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from eva02_det.launch import preemption
 from eva02_det.utils.errors import UserError
 from eva02_mim import build
 from eva02_mim.broken import account_of_all
 from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
 from eva02_mim.guard import Guard
 from eva02_mim.parallel import bare, distribute
-from eva02_mim.progress import Reporter, Speed, flops_per_image, peak_tflops
+from eva02_mim.progress import Reporter, Speed, flops_per_image, peak_tflops, was_reported
 from eva02_mim.step import Batch, Outcome, PretrainStep
 from eva02_mim.validation import validation_loss
 from eva02_mim.watch import Watch
 
+VALIDATION = "validation_loss"
 logger = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
     """Pre-train as `config` says (see configs/common/mim.py); returns what was reported last.
 
     With `resume` the run goes on after the newest checkpoint of `train.output_dir`, with the next images, as if it had never
-    stopped; where there is none it begins.
+    stopped; where there is none it begins. Told to stop (see `preemption`), it saves after its step and raises `Stopped`.
     """
     build.check_settings(config)
     found = begun(config.train.output_dir)
@@ -33,7 +35,7 @@ def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
         raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
     run = Run(config)
     start = run.resume()
-    if start >= run.steps:
+    if start >= run.steps and not run.owes_validation(start):
         logger.info("the run has taken all its %d steps", run.steps)
         return {}
     return run.go(start)
@@ -77,6 +79,7 @@ class Run:
         options = options_of(self.settings)
         self.checkpoints = Checkpoints(self.settings.output_dir, self.student, self.step.optimizer, **options)
         self.parts = {"scale": self.step.scale, "guard": guard, "data": self.loader}
+        self.eval_period = self.settings.eval_period or self.loader.steps_per_epoch
 
     def resume(self) -> int:
         """The number of steps done before, with everything as it was after them; 0 where the folder holds no checkpoint."""
@@ -87,30 +90,49 @@ class Run:
     def go(self, start: int) -> dict[str, float]:
         """Steps from `start` to the end, with all that happens between them; the last report."""
         reporter = Reporter(self.settings.output_dir, self.steps, start=start)
-        batches, window = iter(self.loader), list[Outcome]()
-        last: dict[str, float] = {}
-        eval_period = None if self.validation is None else self.settings.eval_period or self.loader.steps_per_epoch
+        last = self._validate(start, reporter) if self.owes_validation(start) else {}
+        window = list[Outcome]()
         self.student.train()
         self.watch.speed.restart()
-        for done in range(start + 1, self.steps + 1):
-            window.append(self.step(Batch.of(self.watch.next_of(batches), self.device), self.schedule(done - 1)))
-            saves = self._is_due(done, self.settings.checkpoints.period)
-            validates = eval_period is not None and self._is_due(done, eval_period)
-            if saves or validates or self._is_due(done, self.settings.log_period):
-                numbers = self.watch.look(done, window)
-                reporter.train(done, numbers)
-                last |= numbers
-            if saves:
-                self.checkpoints.save(done, self.parts)
-            if validates and self.validation is not None:
-                found = {"validation_loss": validation_loss(self.step, self.validation)}
-                reporter.validation(done, found)
-                last |= found
-            if saves or validates:
-                self.watch.speed.restart()
+        with preemption.watch():
+            batches = iter(self.loader)  # its workers are forked when signals are watched
+            for done in range(start + 1, self.steps + 1):
+                window.append(self.step(Batch.of(self.watch.next_of(batches), self.device), self.schedule(done - 1)))
+                self.checkpoints.check()
+                notice = preemption.stop_agreed()
+                ends = notice is not None or done == self.steps
+                saves = ends or self._is_due(done, self.settings.checkpoints.period)
+                validates = self._validates_after(done)
+                if saves or validates or self._is_due(done, self.settings.log_period):
+                    numbers = self.watch.look(done, window)
+                    reporter.train(done, numbers)
+                    last |= numbers
+                if saves:
+                    self.checkpoints.save(done, self.parts, required=ends)
+                if notice is not None:
+                    reporter.close()
+                    preemption.stop(notice)
+                if validates:
+                    last |= self._validate(done, reporter)
+                if saves or validates:
+                    self.watch.speed.restart()
         reporter.close()
         logger.info("in this run %s", account_of_all(self.loader.broken).summary())
         return last
+
+    def owes_validation(self, start: int) -> bool:
+        """Whether the run was stopped between a checkpoint and the validation that follows it, as the first process knows."""
+        if not start or not self._validates_after(start):
+            return False
+        return not comm.all_gather(was_reported(self.settings.output_dir, start, VALIDATION))[0]
+
+    def _validate(self, done: int, reporter: Reporter) -> dict[str, float]:
+        found = {} if self.validation is None else {VALIDATION: validation_loss(self.step, self.validation)}
+        reporter.validation(done, found)
+        return found
+
+    def _validates_after(self, done: int) -> bool:
+        return self.validation is not None and self._is_due(done, self.eval_period)
 
     def _is_due(self, done: int, period: int) -> bool:
         return done % period == 0 or done == self.steps

@@ -132,7 +132,7 @@ class CheckpointStore:
 
     def remove_leftovers(self) -> None:
         """Parts of files that a killed run did not finish."""
-        for name in (f"{self.prefix}*{self.suffix}", self.pointer):
+        for name in (f"*{self.suffix}", self.pointer):
             for part in self.folder.glob(f".{name}.*.part") if name else ():
                 part.unlink(missing_ok=True)
 
