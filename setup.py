@@ -38,6 +38,7 @@ EXTRAS = {
     ],
     "parquet": ["pyarrow>=15"],  # lists of images in parquet files; Apache-2.0
     "launch": ["submitit>=1.5"],  # jobs on SLURM; MIT
+    "wandb": ["wandb>=0.19"],  # curves on a server, offline by default; MIT
     "report": [
         "supervision>=0.25",  # drawing of boxes and masks; MIT
         "matplotlib>=3.8",  # drawing of curves; licence of the PSF's kind
@@ -56,6 +57,7 @@ EXTRAS = {
         "fsspec[http]>=2024.2",  # image shards on remote storage; BSD-3
         "pyarrow>=15",  # lists of images in parquet files; Apache-2.0
         "lvis>=0.5.3",  # independent reference of the LVIS evaluation; BSD-2
+        "wandb>=0.19",  # runs go on under their id, proved with the package itself, offline; MIT
         *ONNX,
         "setuptools>=68",  # the wheel test builds one; MIT
         "wheel>=0.43",  # MIT

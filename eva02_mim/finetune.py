@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eva02_det.launch import preemption
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
 from eva02_mim import finetune_build as parts
 from eva02_mim.accuracy import score_all
@@ -41,6 +42,8 @@ def finetune(config: DictConfig, *, resume: bool = False) -> Evaluations:
     found = begun(config.train.output_dir)
     if found is not None and not resume:
         raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
+    if not resume:
+        forget_run(config.train.output_dir)
     run = FinetuneRun(config)
     run.go(run.resume())
     return run.evaluations
@@ -99,7 +102,7 @@ class FinetuneRun:
 
     def go(self, start: int) -> None:
         """Steps from `start` to the end, with all that happens between them, and the results."""
-        reporter = Reporter(self.settings.output_dir, self.steps, start=start)
+        reporter = Reporter(self.settings.output_dir, self.steps, start=start, wandb=self.settings.get("wandb"))
         if start and self._evaluates_after(start) and not self._was_evaluated(start):
             self._evaluate(start, reporter)  # the run was stopped between its checkpoint and its evaluation
         window = list[Outcome]()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
 
 from eva02_det.utils.files import write_text
+from eva02_det.utils.wandb_run import open_run
 from eva02_mim.encoder import TrVEncoder
 from eva02_mim.hidden import HiddenTokens
 from eva02_mim.loss import hidden_token_loss
@@ -95,15 +97,16 @@ def counted_flops(student: TrVEncoder, loss: Callable[[Tensor], Tensor]) -> floa
 
 
 class Reporter:
-    """Writes what is reported to the log, to metrics.jsonl and to TensorBoard; of all processes the main one does.
+    """Writes what is reported to the log, metrics.jsonl, TensorBoard and wandb; of all processes the main one does.
 
     Args:
         folder: of the run.
         steps: of the whole run, for the time that is left.
         start: step that the run goes on from; what was reported of later ones, before the run was stopped, is taken out.
+        wandb: `train.wandb`; with a project it gets the numbers too.
     """
 
-    def __init__(self, folder: str | Path, steps: int, *, start: int = 0) -> None:
+    def __init__(self, folder: str | Path, steps: int, *, start: int = 0, wandb: Mapping[str, Any] | None = None) -> None:
         self.folder, self.steps = Path(folder), steps
         self._writes = comm.is_main_process()
         if not self._writes:
@@ -111,7 +114,8 @@ class Reporter:
         self.folder.mkdir(parents=True, exist_ok=True)
         keep_lines_up_to(self.folder / LINES, start)
         self._lines = (self.folder / LINES).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start)
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start + 1)
+        self._wandb = open_run(self.folder, wandb)
 
     def train(self, step: int, numbers: Mapping[str, float]) -> None:
         """After `step` steps."""
@@ -141,17 +145,21 @@ class Reporter:
         self._write(step, numbers)
 
     def close(self) -> None:
-        """Flush and close both files."""
+        """Flush and close everything."""
         if not self._writes:
             return
         self._lines.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
     def _write(self, step: int, numbers: Mapping[str, float]) -> None:
         self._lines.write(json.dumps({"step": step, **numbers}) + "\n")
         self._lines.flush()
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(step, numbers)
 
 
 def was_reported(folder: str | Path, step: int, name: str) -> bool:

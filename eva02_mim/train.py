@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from eva02_det.launch import preemption
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
 from eva02_mim.broken import account_of_all
 from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
@@ -33,6 +34,8 @@ def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
     found = begun(config.train.output_dir)
     if found is not None and not resume:
         raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
+    if not resume:
+        forget_run(config.train.output_dir)
     run = Run(config)
     start = run.resume()
     if start >= run.steps and not run.owes_validation(start):
@@ -89,7 +92,7 @@ class Run:
 
     def go(self, start: int) -> dict[str, float]:
         """Steps from `start` to the end, with all that happens between them; the last report."""
-        reporter = Reporter(self.settings.output_dir, self.steps, start=start)
+        reporter = Reporter(self.settings.output_dir, self.steps, start=start, wandb=self.settings.get("wandb"))
         last = self._validate(start, reporter) if self.owes_validation(start) else {}
         window = list[Outcome]()
         self.student.train()

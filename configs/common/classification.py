@@ -95,6 +95,8 @@ def finetune_train(
             "checkpoints": {"period": None, "keep": 2, "every": None, "asynchronous": False},
             "eval_period": None,  # steps; null: an epoch
             "log_period": 50,
+            # curves on Weights & Biases, once a project is named. mode: online, offline; null: WANDB_MODE, else offline
+            "wandb": {"project": None, "entity": None, "name": None, "mode": None},
             "peak_tflops": None,  # of one device, for the MFU; null: known for common GPUs
         }
     )

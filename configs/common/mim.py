@@ -98,6 +98,8 @@ def mim_train(epochs: int, batch: int, *, parallel: str = "ddp", output_dir: str
             "checkpoints": {"period": 5000, "keep": 3, "every": None, "asynchronous": False},
             "eval_period": None,  # steps; null: once an epoch
             "log_period": 50,
+            # curves on Weights & Biases, once a project is named. mode: online, offline; null: WANDB_MODE, else offline
+            "wandb": {"project": None, "entity": None, "name": None, "mode": None},
             "peak_tflops": None,  # of one device, for the MFU; null: known for common GPUs
         }
     )

@@ -43,6 +43,8 @@ def train_settings(
             "checkpointer": {"period": period, "max_to_keep": 3, "every": None, "asynchronous": False},
             "eval_period": period,
             "log_period": 20,
+            # curves on Weights & Biases, once a project is named. mode: online, offline; null: WANDB_MODE, else offline
+            "wandb": {"project": None, "entity": None, "name": None, "mode": None},
             "cudnn_benchmark": False,
         }
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import create_ddp_model, default_writers, hooks
+from detectron2.engine import create_ddp_model, hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -24,6 +24,7 @@ from eva02_det.engine.model_folder import is_model_folder
 from eva02_det.engine.scoring import EvaluationHook
 from eva02_det.engine.stopping import StopHook
 from eva02_det.engine.trace import LossTrace
+from eva02_det.engine.tracker import Tracking
 from eva02_det.engine.trainer import Trainer
 from eva02_det.engine.tta import tta_wrapper
 from eva02_det.launch import preemption
@@ -31,6 +32,7 @@ from eva02_det.launch.process_group import leave
 from eva02_det.utils.config import accepts, get
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.randomness import key_of, seed_generators
+from eva02_det.utils.wandb_run import forget_run
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 logger = logging.getLogger("eva02_det")
@@ -47,6 +49,8 @@ def train(config: DictConfig, *, resume: bool = False) -> Results:
     the step and raises Stopped.
     """
     check_train_options(config)
+    if not resume:
+        forget_run(config.train.output_dir)
     start = get(config, "train.init_checkpoint", "")
     resuming = resume and DetectorCheckpointer(nn.Identity(), config.train.output_dir).has_checkpoint()
     if start and not resuming:
@@ -237,6 +241,5 @@ def _hooks(
         period = get(settings, "eval_period", 0)
         chain.append(EvaluationHook(evaluation, trainer.model, period, which=which, average=average, stop=stop.stop))
     if comm.is_main_process():
-        writers = default_writers(settings.output_dir, settings.max_iter)
-        chain.append(hooks.PeriodicWriter(writers, period=get(settings, "log_period", 20)))
+        chain.append(Tracking(config))
     return [*chain, stop]
