@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from eva02_det.launch import watchdog
+
 STATUS = 75  # sysexits' EX_TEMPFAIL: saved, to be run again with --resume
 # numbers that grow with what is asked: USR2 asks for what TERM does, and to be queued again
 _LEVELS = {signal.SIGTERM: 1, signal.SIGUSR2: 2}
@@ -127,6 +129,7 @@ def stop_agreed() -> str | None:
 
     Costs one number between the processors' memories (gloo, never NCCL); nothing in a process that is alone.
     """
+    watchdog.step()
     return _request.agreed()
 
 
@@ -143,6 +146,7 @@ def previous(number: signal.Signals) -> Handler:
 def stop(notice: str) -> NoReturn:
     """End as agreed, after saving: waits for all ranks, as the end of one may end the others, and raises `Stopped`."""
     _request.together()
+    watchdog.stop()
     logger.warning("told to stop by SIG%s: everything is saved, --resume goes on from here", notice)
     raise Stopped(notice)
 

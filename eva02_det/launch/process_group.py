@@ -18,7 +18,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from eva02_det.launch import cores
+from eva02_det.launch import cores, watchdog
 from eva02_det.launch.meeting import meet
 from eva02_det.launch.place import Place, find_place, under_torchrun
 from eva02_det.utils.errors import LoneError, UserError
@@ -31,7 +31,8 @@ def start(main: Callable[..., Any], options: argparse.Namespace) -> None:
     """Run `main(options)` once per process.
 
     Options are those of detectron2's argument parser. On a machine without a GPU `--num-gpus N` means N
-    processes on the CPU, connected by gloo. Ends with status 2 in every process on a `UserError`.
+    processes on the CPU, connected by gloo. Ends with status 2 in every process on a `UserError`, with 70 where a process
+    was lost (see `watchdog`).
     """
     place = find_place()
     if place is not None and not _meets_by_itself(options):
@@ -45,7 +46,8 @@ def start(main: Callable[..., Any], options: argparse.Namespace) -> None:
         return
     _check(options)
     if options.num_gpus * options.num_machines <= 1:
-        main(options)
+        with watchdog.watching():
+            main(options)
         return
     try:
         with _signals_passed_on():
@@ -59,7 +61,7 @@ def start(main: Callable[..., Any], options: argparse.Namespace) -> None:
                 timeout=TIMEOUT,
             )
     except ProcessExitedException as stopped:
-        sys.exit(stopped.exit_code)
+        sys.exit(watchdog.report_lost(stopped))
 
 
 def processes(options: argparse.Namespace) -> int:
@@ -99,6 +101,7 @@ def leave() -> None:
     """
     if dist.is_initialized():
         comm.synchronize()
+        watchdog.stop()
         dist.destroy_process_group()
 
 
@@ -157,9 +160,10 @@ def _guarded(main: Callable[..., Any], options: argparse.Namespace) -> None:
 
     It is said once, by the first process; what no other knows of, by the process that does.
     """
-    settle()
     try:
-        main(options)
+        with watchdog.watching():
+            settle()
+            main(options)
     except UserError as error:
         if comm.is_main_process() or isinstance(error, LoneError):
             sys.stderr.write(f"error: {error}\n")

@@ -28,7 +28,6 @@ from torch.multiprocessing import ProcessExitedException
 
 from eva02_det.launch.beats import Beats, Verdict
 from eva02_det.launch.member import Member
-from eva02_det.launch.preemption import Stopped
 from eva02_det.utils.errors import UserError
 
 STATUS = 70  # sysexits' EX_SOFTWARE
@@ -156,12 +155,15 @@ def last_word(error: BaseException) -> None:
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Around what a rank does: `start`, then `stop` or the `last_word`. Exceptions pass through."""
+    """Around what a rank does: `start`, then `stop` or the `last_word`. Exceptions pass through.
+
+    What all ranks end by together, such as a stop that they agreed on, calls `stop` before it is raised.
+    """
     start()
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Stopped) or (isinstance(error, SystemExit) and not error.code):
+        if isinstance(error, SystemExit) and not error.code:
             stop()
         else:
             last_word(error)

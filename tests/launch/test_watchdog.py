@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,29 +25,26 @@ IN_TIME_S = PATIENCE_S + 12  # patience, a few beats, and a machine that is busy
 
 
 class Ranks:
-    """Processes of tests/launch/watched.py that do `what`; stopped and killed at will."""
+    """Processes of tests/launch/watched.py that do `what`; stopped and killed at will. places: each is told its rank."""
 
-    def __init__(self, what: str, folder: Path, world: int = 2, **variables: str) -> None:
+    def __init__(self, what: str, folder: Path, world: int = 2, *, places: bool = True, **variables: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
         self.folder = folder
         env = os.environ | {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world),
             "OMP_NUM_THREADS": "1",
             "NOTES": str(folder),
             "EVA02_RANK_TIMEOUT": str(PATIENCE_S),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             **variables,
         }
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
         command = [sys.executable, str(ROOT / "tests/launch/watched.py"), what]
         self.errors = [folder / f"stderr_{rank}" for rank in range(world)]
         self.processes = []
         for rank, file in enumerate(self.errors):
-            ranked = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranked = env | ({"RANK": str(rank), "LOCAL_RANK": str(rank), **meeting} if places else {})
             with file.open("w") as stream:
                 self.processes.append(subprocess.Popen(command, env=ranked, cwd=ROOT, stdout=stream, stderr=stream))
 
@@ -80,8 +78,8 @@ class Ranks:
 def ranks(tmp_path: Path) -> Iterator:
     started: list[Ranks] = []
 
-    def start(what: str, world: int = 2, **variables: str) -> Ranks:
-        started.append(Ranks(what, tmp_path, world, **variables))
+    def start(what: str, world: int = 2, **options: Any) -> Ranks:
+        started.append(Ranks(what, tmp_path, world, **options))
         return started[-1]
 
     yield start
@@ -122,7 +120,7 @@ def test_a_rank_that_does_not_answer_is_named_and_ended(ranks, lost: int):
 
 def test_a_rank_says_what_ended_it(ranks):
     run = ranks("error_in_one")
-    assert run.status(1, 90) == 1
+    assert run.status(1, 150) == 1
     assert "ValueError: the shelf is empty" in run.said(1)
     assert run.status(0) == watchdog.STATUS
     assert f"error: {run.name(1)} ended: ValueError: the shelf is empty" in run.said(0)
@@ -130,12 +128,12 @@ def test_a_rank_says_what_ended_it(ranks):
 
 def test_an_error_that_all_ranks_come_to_keeps_its_status(ranks):
     run = ranks("same_error")
-    assert [run.status(rank, 90) for rank in range(2)] == [2, 2], run.said(0) + run.said(1)
+    assert [run.status(rank, 150) for rank in range(2)] == [2, 2], run.said(0) + run.said(1)
 
 
 def test_a_rank_that_works_long_is_not_taken_for_lost_nor_one_that_said_goodbye(ranks):
     run = ranks("busy", EVA02_RANK_TIMEOUT="2")
-    assert [run.status(rank, 90) for rank in range(2)] == [0, 0], run.said(0) + run.said(1)
+    assert [run.status(rank, 150) for rank in range(2)] == [0, 0], run.said(0) + run.said(1)
 
 
 def test_a_run_that_was_suspended_as_a_whole_goes_on(ranks):
@@ -151,10 +149,16 @@ def test_a_run_that_was_suspended_as_a_whole_goes_on(ranks):
 
 def test_a_stalled_step_shows_where_it_hangs_and_ends_nothing(ranks):
     run = ranks("stalled", EVA02_STALL_TIMEOUT="1")
-    assert [run.status(rank, 90) for rank in range(2)] == [0, 0]
+    assert [run.status(rank, 150) for rank in range(2)] == [0, 0]
     assert "no step in" in run.said(0)
     assert "in barrier" in run.said(0)
     assert "in stalled" in run.said(1)
+
+
+def test_who_started_the_processes_names_the_one_that_was_killed(ranks):
+    run = ranks("spawn", world=1, places=False)
+    assert run.status(0, 240) == watchdog.STATUS
+    assert re.search(r"error: process 1 of this machine \(pid \d+\) was ended by SIGKILL; was memory short", run.said(0))
 
 
 def test_a_process_that_is_alone_needs_no_other(monkeypatch: pytest.MonkeyPatch):

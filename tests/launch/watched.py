@@ -1,7 +1,9 @@
 """Ranks of a run under the watchdog, each in a state that a test asks for: `watched.py WHAT`, with torchrun's variables."""
 
+import argparse
 import ctypes
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -13,7 +15,7 @@ import torch.distributed as dist
 from eva02_det.launch import watchdog
 from eva02_det.utils.errors import UserError
 
-RANK = int(os.environ["RANK"])
+RANK = int(os.environ.get("RANK", "0"))
 
 
 def tell(text: str) -> None:
@@ -80,7 +82,23 @@ def stalled() -> None:
     dist.barrier()
 
 
+def lost(_: argparse.Namespace) -> None:
+    """One of the processes that `start` started is killed."""
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def spawn() -> None:
+    from eva02_det.launch.process_group import start  # slow to import
+
+    start(lost, argparse.Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto"))
+
+
 def main() -> None:
+    if sys.argv[1] == "spawn":
+        spawn()
+        return
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     try:
         with watchdog.watching():
