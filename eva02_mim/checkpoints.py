@@ -1,12 +1,10 @@
 """Checkpoints of a pre-training run: everything that the next step depends on, in one file, whole or not at all."""
 
 import logging
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.utils import comm
 from omegaconf import DictConfig
@@ -24,6 +22,7 @@ from eva02_det.checkpoint.store import CheckpointStore, check_retention
 from eva02_det.utils.config import get
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.processes import on_main
+from eva02_det.utils.randomness import random_state, set_random_state
 from eva02_mim.parallel import bare, is_sharded
 
 PREFIX, SUFFIX = "checkpoint_", ".pt"
@@ -147,28 +146,6 @@ def begun(folder: str | Path) -> Path | None:
     """The last file of an earlier run, whole or not, None where there is none; every rank must ask."""
     found = files_of(folder)
     return comm.all_gather(found[-1] if found else None)[0]
-
-
-def random_state() -> dict[str, Any]:
-    """Every generator of this process, as tensors and plain containers."""
-    numpy: Any = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """The inverse of `random_state`."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"].clone())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].clone())
 
 
 def _copied(value: Any) -> Any:

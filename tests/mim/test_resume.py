@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from eva02_mim.checkpoints import files_of, random_state, set_random_state
+from eva02_det.utils.randomness import random_state, set_random_state
+from eva02_mim.checkpoints import files_of
 from eva02_mim.train import train
 from tests.mim.nano_run import ToolRun, draw_pictures, losses, nano_config
 
