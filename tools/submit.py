@@ -38,7 +38,7 @@ def main() -> None:
         print(f"{len(jobs) - len(failed)} of {len(jobs)} came to their end" + (f"; not {', '.join(failed)}" if failed else ""))
         sys.exit(1 if failed else 0)
     for job in submit(plan.request, plan.jobs, plan.logs):
-        print(f"submitted job {job.job_id}; log of rank 0: {job.paths.stderr}")
+        print(f"submitted job {job.job_id}; log of rank 0: {job.paths.stdout}")
     print(f"run folder: {plan.folder}")
 
 

@@ -122,6 +122,9 @@ def make_plan(options: argparse.Namespace, arguments: Sequence[str], checkout: P
     for _, place in runs:
         _check_free(options.entry, place, arguments)
     code = snapshot.take(checkout, folder / CODE, write=not options.dry_run)
+    tool = f"tools/{ENTRIES[options.entry].tool}"
+    if tool not in code.names:
+        raise UserError(f"{options.entry} needs {tool}, which this version does not have; submit another entry point")
     jobs = tuple(
         Job(options.entry, tuple(code.path_of(text) for text in run), str(code.root), str(Path.cwd())) for run, _ in runs
     )

@@ -52,6 +52,7 @@ def run_here(request: Request, jobs: Sequence[Job], folder: Path) -> list["submi
         gpus_per_node=request.gpus_per_node,
         timeout_min=request.time_min,
         signal_delay_s=request.signal_before_s,
+        stderr_to_stdout=True,
     )
     os.environ.update(environment_of(jobs[0]))
     os.chdir(folder)  # see `environment_of`
@@ -105,6 +106,7 @@ def _executor(request: Request, jobs: Sequence[Job], folder: Path) -> Any:
         signal_delay_s=request.signal_before_s,
         wckey=None,
         setup=[*exports, *request.setup, f"cd {shlex.quote(str(folder))}"],
+        stderr_to_stdout=True,
         srun_args=list(_SRUN),
         additional_parameters={"requeue": True},
     )

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real SLURM on this one machine, without systemd: `cluster.sh start|stop|status [FOLDER]`.
 #
-# Debian's slurm-wlm and munge, daemons on 127.0.0.1, two CPUs' worth of tasks whatever the machine has. FOLDER (default
+# Debian's slurm-wlm and munge, daemons on 127.0.0.1, four declared CPUs whatever the machine has. FOLDER (default
 # /tmp/eva02_slurm) holds configuration, state and logs; SLURM_CONF=FOLDER/slurm.conf is what sbatch and srun then need.
 set -euo pipefail
 
@@ -85,7 +85,14 @@ start() {
 
 stop() {
   for name in slurmd slurmctld munged; do
-    if [ -s "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" 2>/dev/null || true; fi
+    [ -s "$folder/$name.pid" ] || continue
+    pid="$(cat "$folder/$name.pid")"
+    kill "$pid" 2>/dev/null || continue
+    for _ in $(seq 100); do # a daemon that still waits for a job's end would hold its port
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -9 "$pid" 2>/dev/null || true
   done
 }
 

@@ -1,0 +1,143 @@
+"""On a real SLURM of one machine: runs that are queued again, signalled, preempted and cut off end as if nothing had been."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from eva02_det.launch.snapshot import PARTS
+from tests.engine.small_run import write_set
+from tests.mim.nano_run import RECIPE, ToolRun, draw_pictures
+from tests.slurm.cluster import ROOT, Cluster, lacking
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.skipif(bool(lacking()), reason=lacking())]
+DETECTOR = Path(__file__).with_name("small_detector.py")
+TWO = ("--tasks-per-node", "2", "--cpus-per-task", "1", "--time", "10", "--signal-before", "30")
+SAVED = "told to stop by SIG"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("slurm")
+    write_set(folder / "data", "train", 7)
+    write_set(folder / "data", "val", 2)
+    draw_pictures(folder / "data" / "pictures", count=32)
+    one = Cluster(folder / "cluster", folder / "data")
+    one.start()
+    yield one
+    one.stop()
+
+
+def trace(run: Path) -> dict[int, float]:
+    """Loss of every step of a run, however often it was started."""
+    file = run / "losses.jsonl" if (run / "losses.jsonl").is_file() else run / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.is_file() else []
+    loss = {line.get("iteration", line.get("step")): line.get("total_loss", line.get("loss")) for line in lines}
+    return {step: value for step, value in loss.items() if value is not None}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint, averages included."""
+    content = torch.load(max(run.glob("*_final.pth"), default=None) or max(run.glob("checkpoint_*.pt")), weights_only=True)
+    return content["model"] | {f"ema/{name}": value for name, value in content.get("ema_state", {}).items()}
+
+
+def assert_same(run: Path, whole: Path, steps: int) -> None:
+    ours, theirs = trace(run), trace(whole)
+    assert len(ours) == len(theirs) == steps
+    assert max(abs(ours[step] - theirs[step]) for step in theirs) <= 1e-6
+    left, right = weights(run), weights(whole)
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=0, msg=name)
+
+
+def interrupt(cluster: Cluster, job: str, run: Path, logs: Path, steps: int) -> None:
+    """`scontrol requeue` twice and USR2 once, in any order, at random steps, each start making some way; then to the end."""
+    ways = [("scontrol", "requeue"), ("scontrol", "requeue"), ("scancel", "--signal=USR2")]
+    random.shuffle(ways)
+    for number, command in enumerate(ways):
+        at = random.randrange(2 + number * steps // 5, (number + 1) * steps // 5)
+        cluster.wait(job, logs, lambda at=at: len(trace(run)) >= at)
+        cluster.call(*command, job)
+        cluster.wait(job, logs, lambda number=number: cluster.restarts(job) == number + 1)
+    assert len(trace(run)) < steps
+    cluster.finish(job, logs)
+    said = (logs / f"{job}_0_log.out").read_text()
+    assert said.count(SAVED) == 3, said
+
+
+def test_detection_queued_again_twice_and_signalled_once_ends_as_it_would_have(cluster: Cluster, tmp_path: Path):
+    steps = 60
+    common = ("train", *TWO, "--", "--config-file", str(DETECTOR))
+    (whole,) = cluster.submit(*common, f"train.output_dir={tmp_path / 'whole'}")
+    (job,) = cluster.submit(*common, f"train.output_dir={tmp_path / 'run'}")
+    interrupt(cluster, job, tmp_path / "run", tmp_path / "run/launch", steps)
+    cluster.finish(whole, tmp_path / "whole/launch")
+    assert_same(tmp_path / "run", tmp_path / "whole", steps)
+
+
+def test_pretraining_in_an_array_of_which_one_run_is_interrupted(cluster: Cluster, tmp_path: Path):
+    steps = 300
+    settings = [f"train.output_dir={tmp_path}", f"train.max_steps={steps}", *pictures(cluster)]
+    runs = ("--array", "train.seed=3 train.checkpoints.keep=2", "train.seed=3 train.checkpoints.keep=4")
+    first, second = cluster.submit("pretrain", *TWO, *runs, "--", "--config-file", str(RECIPE), *settings)
+    assert second.endswith("_1")
+    interrupt(cluster, second, tmp_path / "001", tmp_path / "launch", steps)
+    cluster.finish(first, tmp_path / "launch")
+    assert_same(tmp_path / "001", tmp_path / "000", steps)
+    kept = [
+        yaml.safe_load((tmp_path / run / "config.yaml").read_text())["train"]["checkpoints"]["keep"] for run in ("000", "001")
+    ]
+    assert kept == [2, 4]
+
+
+def test_a_time_limit_and_an_urgent_job_only_delay_a_run(cluster: Cluster, tmp_path: Path):
+    """A run of one task, first cut off by its limit of a minute, then preempted by a job that needs the whole node."""
+    steps = 1500
+    settings = [f"train.max_steps={steps}", *pictures(cluster)]
+    whole = ToolRun(cluster.folder.parent / "data/pictures", tmp_path / "whole", *settings)
+    small = ("--cpus-per-task", "1", "--time", "1", "--signal-before", "40", "--partition", "main")
+    run, logs = tmp_path / "run", tmp_path / "run/launch"
+    (job,) = cluster.submit("pretrain", *small, "--", "--config-file", str(RECIPE), *settings, f"train.output_dir={run}")
+    cluster.wait(job, logs, lambda: cluster.restarts(job) == 1)
+    done = len(trace(run))
+    cluster.wait(job, logs, lambda: len(trace(run)) > done)
+    urgent = cluster.call(
+        "sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true"
+    ).strip()
+    cluster.wait(job, logs, lambda: cluster.restarts(job) == 2)
+    cluster.finish(urgent, logs)
+    cluster.finish(job, logs)
+    whole.finish()
+    said = (logs / f"{job}_0_log.out").read_text()
+    assert "Caught signal SIGUSR2" in said
+    assert "remaining timeouts" in said
+    assert_same(run, tmp_path / "whole", steps)
+
+
+def pictures(cluster: Cluster) -> list[str]:
+    """Overrides for a short pre-training on the CPU."""
+    source = f"dataloader.train.source.spec={cluster.env['DETECTRON2_DATASETS']}/pictures"
+    return [source, "train.batch=16", "train.device=cpu", "train.log_period=1", "train.checkpoints.period=100000"]
+
+
+def test_a_job_runs_from_its_snapshot_when_the_checkout_is_gone(cluster: Cluster, tmp_path: Path):
+    checkout, run = tmp_path / "checkout", tmp_path / "run"
+    for part in PARTS:
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    with (checkout / "eva02_mim/__init__.py").open("a") as stream:
+        stream.write("import sys\nsys.stderr.write(f'this code is {__file__}\\n')\n")
+    recipe = checkout / RECIPE.relative_to(ROOT)
+    settings = ["--config-file", str(recipe), "train.max_steps=4", *pictures(cluster), f"train.output_dir={run}"]
+    waits = f"while [ -e {checkout} ]; do sleep 0.1; done"
+    (job,) = cluster.submit("pretrain", "--time", "5", "--setup", waits, "--", *settings, checkout=checkout)
+    shutil.rmtree(checkout)
+    cluster.finish(job, run / "launch")
+    assert f"this code is {run}/code/" in (run / "launch" / f"{job}_0_log.out").read_text()
+    assert len(trace(run)) == 4
