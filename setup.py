@@ -51,6 +51,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",  # one worker per core; MIT
         "ruff>=0.9",  # MIT
         "mypy>=1.13",  # MIT
+        "submitit>=1.5",  # jobs in tests; MIT
         "timm>=1.0.12",  # independent reference of the backbone; Apache-2.0
         "open_clip_torch>=2.30",  # teachers in tests; MIT
         "webdataset>=1.0",  # independent reference of the image shards; BSD-3
