@@ -24,7 +24,7 @@ class EndlessOrder:
     """
 
     def __init__(self, size: int, seed: int, factors: Tensor | None = None) -> None:
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.factors = size, seed, factors
         self._whole = None if factors is None else factors.floor()
         self._fraction = None if factors is None else factors - factors.floor()
         self.seek(0)

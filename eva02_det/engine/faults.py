@@ -75,17 +75,25 @@ def dead_workers_named(loader: Any, kind: type[UserError]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        match = _DEAD_WORKER.search(str(error))
-        if match is None:
+        found = [match for text in _texts(error) if (match := _DEAD_WORKER.search(text))]
+        if not found:
             raise
+        match = next((one for one in found if one[2]), found[0])
         raise kind(_obituary(loader, int(match[1]), match[2])) from error
+
+
+def _texts(error: BaseException | None) -> Iterator[str]:
+    """Of an error and of those that it came from: torch tells the signal in the first of them."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
 
 
 def _obituary(loader: Any, pid: int, signal_text: str | None) -> str:
     number = loader.worker_of(pid) if hasattr(loader, "worker_of") else None
     who = f"loader worker{'' if number is None else f' {number}'} of process {comm.get_rank()} (pid {pid})"
     if signal_text is None:
-        return f"{who} ended by itself; look for its error above, or set dataloader.train.num_workers=0 to see it"
+        return f"{who} is gone; look for its error above, or set dataloader.train.num_workers=0 to see it"
     end = f"was ended by {_SIGNALS.get(signal_text, signal_text)}"
     return f"{who} {end}; if nobody sent it, memory ran out: ask for more, or lower dataloader.train.num_workers; then --resume"
 

@@ -21,6 +21,7 @@ from eva02_det.engine.evaluate import WEIGHTS, Evaluation, Pass, Results, prefix
 from eva02_det.engine.stopping import Stop
 from eva02_det.evaluation.outcome import RESULTS_FILE
 from eva02_det.evaluation.shards import FOLDER as SHARDS
+from eva02_det.evaluation.shards import is_complete
 from eva02_det.launch import preemption
 from eva02_det.launch.process_group import leave
 from eva02_det.utils.processes import on_main
@@ -117,7 +118,8 @@ class EvaluationHook(HookBase):
     training and, when that is ready, stores the metrics as "task/metric" with the iteration they belong to as
     "evaluated_iteration". At the end of the training the other ranks leave; the main process alone waits for what is missing.
     Predictions are kept for the last evaluation only: in `<output_dir>/inference` for that at the end, below it before.
-    A run that goes on from the iteration of an evaluation that has no results makes it then.
+    A resumed run has predictions scored that the stopped one left unscored, and makes the evaluation of the iteration it goes on
+    from where that has none.
 
     stop: called where the run is told to stop during an evaluation.
     """
@@ -139,7 +141,9 @@ class EvaluationHook(HookBase):
 
     def before_train(self) -> None:
         done = self.trainer.start_iter
-        if self._is_due(done) and not on_main(lambda: self._has_results(done - 1)):
+        if done > 0 and comm.is_main_process():
+            self._rounds.extend(self._left_over())
+        if self._is_due(done) and not on_main(lambda: self._is_scored(done - 1)):
             logger.info("iteration %d has not been evaluated, as the run was stopped; it is now", done - 1)
             self._evaluate(self._folder(done - 1), done - 1, preemption.stop)  # there is nothing new to save
 
@@ -168,11 +172,28 @@ class EvaluationHook(HookBase):
     def _folder(self, iteration: int) -> Path:
         return self._evaluation.home / f"model_{iteration:07d}"  # as the checkpoint is called
 
-    def _has_results(self, iteration: int) -> bool:
-        """Whether each pass of an evaluation has been scored; of an evaluator that scores at once nothing is known."""
-        prefixes = WEIGHTS[self._which]
-        folders = [self._folder(iteration) / (p.strip("/") if len(prefixes) > 1 else "") for p in prefixes]
-        return not hasattr(self._evaluation.evaluator, "deferred") or all((one / "results.json").is_file() for one in folders)
+    def _folders(self, iteration: int) -> dict[str, Path]:
+        """Where the predictions of each pass are."""
+        home, prefixes = self._folder(iteration), WEIGHTS[self._which]
+        return {prefix: home / (prefix.strip("/") if len(prefixes) > 1 else "") for prefix in prefixes}
+
+    def _is_scored(self, iteration: int) -> bool:
+        """Whether an evaluation has been scored or is being; of an evaluator that scores at once nothing is known."""
+        if not hasattr(self._evaluation.evaluator, "deferred") or iteration in [one.iteration for one in self._rounds]:
+            return True
+        return all((folder / "results.json").is_file() for folder in self._folders(iteration).values())
+
+    def _left_over(self) -> Iterator[Round]:
+        """Evaluations before the first iteration of this run whose predictions are there and have not been scored."""
+        for home in sorted(self._evaluation.home.glob("model_[0-9]*")):
+            iteration = int(home.name.removeprefix("model_"))
+            folders = self._folders(iteration)
+            if iteration < self.trainer.start_iter and not self._is_scored(iteration) and all(map(is_complete, folders.values())):
+                logger.info("the predictions of iteration %d were left unscored; they are scored now", iteration)
+                parts: list[tuple[Pass, Scoring | None]] = [
+                    (Pass(prefix, folder, None), Scoring(folder)) for prefix, folder in folders.items()
+                ]
+                yield Round(iteration, parts)
 
     def _evaluate(self, folder: Path, iteration: int, stop: Stop) -> None:
         passes = self._evaluation.passes(self._model, folder, which=self._which, average=self._average, stop=stop)

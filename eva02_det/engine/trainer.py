@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eva02_det.engine.faults import Faults, dead_workers_named
 from eva02_det.engine.place import load_place, place_of_all
+from eva02_det.utils.broken import account_of_all
 from eva02_det.utils.errors import LoneError, UserError
 from eva02_det.utils.processes import largest
 from eva02_det.utils.randomness import set_random_state
@@ -78,7 +79,13 @@ class Trainer(SimpleTrainer):
             set_random_state(self._generators)
             self._generators = None
 
+    def after_train(self) -> None:
+        self._batches = None  # the loader's workers end here, before what may follow, such as a long evaluation
+        super().after_train()
+
     def after_step(self) -> None:
+        if self.iter + 1 == self.max_iter:
+            self._report()
         with dead_workers_named(self.data_loader, LoneError):
             super().after_step()
 
@@ -116,6 +123,14 @@ class Trainer(SimpleTrainer):
         if faults:
             self.faults.load_state_dict(faults)
         self._generators = load_place(self.data_loader, ranks)
+
+    def _report(self) -> None:
+        """What the whole training had to do without, in all ranks."""
+        broken = getattr(self.data_loader, "broken", None)
+        if broken is not None:
+            logger.info("in this training %s", account_of_all(broken).summary())
+        if self.faults.skipped:
+            logger.warning("%d steps were not finite and were left out; see %s", self.faults.skipped, self.faults.file)
 
     def _forward(self) -> Attempt:
         """All up to the gradients that the ranks exchange: batches, losses, gradients of all micro-batches but the last."""

@@ -102,6 +102,15 @@ def read_description(folder: str | Path) -> Description:
     return Description(**content)
 
 
+def is_complete(folder: str | Path) -> bool:
+    """Whether every rank has written all of its predictions there."""
+    try:
+        Shards(folder, read_description(folder).ranks)
+    except UserError:
+        return False
+    return True
+
+
 class Shards:
     """The parts of all ranks, one after the other, each image once; may be gone through again."""
 

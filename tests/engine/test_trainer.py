@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from eva02_det.engine.trainer import Trainer
+from eva02_det.utils.errors import UserError
 
 
 class Regression(nn.Module):
@@ -74,7 +75,7 @@ def test_scaling_the_loss_changes_nothing_when_nothing_overflows(model: Regressi
 
 def test_a_non_finite_loss_stops_before_it_reaches_the_weights(model: Regression, data: torch.Tensor):
     before = model.map.weight.detach().clone()
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(UserError, match="loss_a is nan"):
         steps(model, [data * float("nan")], 1)
     torch.testing.assert_close(model.map.weight.detach(), before, rtol=0, atol=0)
 
