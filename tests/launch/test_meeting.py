@@ -52,7 +52,7 @@ def step(rank: int, world: int) -> dict[str, str]:
 
 def test_tasks_of_srun_meet_and_are_bound_to_parts_of_the_cores():
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_PORT": str(free_port())}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path, "MASTER_PORT": str(free_port())}
     places = [{**env, **step(rank, 2)} for rank in range(2)]
     tasks = [subprocess.Popen([sys.executable, "-c", TASK], env=one, stdout=subprocess.PIPE, text=True) for one in places]
     ended = [task.communicate(timeout=120) for task in tasks]
@@ -75,9 +75,7 @@ def test_a_rank_that_does_not_come_is_named_in_time():
 
 
 def test_a_rank_that_cannot_reach_the_address_says_so():
-    with pytest.raises(
-        UserError, match=r"rank 1 on .* did not reach rank 0 at localhost:\d+ within 1 s; see whether"
-    ):
+    with pytest.raises(UserError, match=r"rank 1 on .* did not reach rank 0 at localhost:\d+ within 1 s; see whether"):
         meet(place(1, free_port()), seconds=1)
 
 

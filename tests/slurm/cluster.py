@@ -28,8 +28,8 @@ class Cluster:
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder = folder
-        cores = {"OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(data), "EVA02_MIM_CACHE": str(folder / "cache")}
-        self.env = {**os.environ, **cores, "SLURM_CONF": str(folder / "slurm.conf")}
+        settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SLURM_CONF": str(folder / "slurm.conf")}
+        self.env = {**os.environ, **settings, "DETECTRON2_DATASETS": str(data), "EVA02_MIM_CACHE": str(folder / "cache")}
 
     def start(self) -> None:
         subprocess.run(["bash", str(SCRIPT), "start", str(self.folder)], check=True, stdout=subprocess.DEVNULL)
@@ -58,6 +58,11 @@ class Cluster:
 
     def restarts(self, job: str) -> int:
         return int(self.field(job, "Restarts"))
+
+    def end_within_a_minute(self, job: str) -> None:
+        """Set the time limit of a running job to the next full minute."""
+        hours, minutes, _ = self.field(job, "RunTime").split(":")
+        self.call("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * int(hours) + int(minutes) + 1}")
 
     def wait(self, job: str, logs: Path, until: Callable[[], bool]) -> None:
         """Until a condition holds; a job that has been queued again need not wait the two minutes that SLURM gives it."""

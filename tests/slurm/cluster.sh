@@ -8,6 +8,7 @@ set -euo pipefail
 folder="${2:-/tmp/eva02_slurm}"
 conf="$folder/slurm.conf"
 host="$(hostname -s)"
+port="${EVA02_SLURM_PORT:-16817}"  # and the next one
 memory_mib=$(awk '/MemTotal/ {print int($2 / 1024 * 0.95)}' /proc/meminfo)
 
 require() {
@@ -40,8 +41,8 @@ PreemptMode=REQUEUE
 JobRequeue=1
 MpiDefault=none
 ReturnToService=2
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/slurmd.pid
 SlurmctldLogFile=$folder/log/slurmctld.log

@@ -98,14 +98,17 @@ def test_pretraining_in_an_array_of_which_one_run_is_interrupted(cluster: Cluste
 
 
 def test_a_time_limit_and_an_urgent_job_only_delay_a_run(cluster: Cluster, tmp_path: Path):
-    """A run of one task, first cut off by its limit of a minute, then preempted by a job that needs the whole node."""
-    steps = 1500
+    """A run of one task, first signalled as its time ends, then preempted by a job that needs the whole node."""
+    steps = 600
     settings = [f"train.max_steps={steps}", *pictures(cluster)]
     whole = ToolRun(cluster.folder.parent / "data/pictures", tmp_path / "whole", *settings)
-    small = ("--cpus-per-task", "1", "--time", "1", "--signal-before", "40", "--partition", "main")
+    small = ("--cpus-per-task", "1", "--time", "60", "--signal-before", "60", "--partition", "main")
     run, logs = tmp_path / "run", tmp_path / "run/launch"
     (job,) = cluster.submit("pretrain", *small, "--", "--config-file", str(RECIPE), *settings, f"train.output_dir={run}")
+    cluster.wait(job, logs, lambda: len(trace(run)) >= 5)
+    cluster.end_within_a_minute(job)
     cluster.wait(job, logs, lambda: cluster.restarts(job) == 1)
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     done = len(trace(run))
     cluster.wait(job, logs, lambda: len(trace(run)) > done)
     urgent = cluster.call(
@@ -116,8 +119,9 @@ def test_a_time_limit_and_an_urgent_job_only_delay_a_run(cluster: Cluster, tmp_p
     cluster.finish(job, logs)
     whole.finish()
     said = (logs / f"{job}_0_log.out").read_text()
-    assert "Caught signal SIGUSR2" in said
+    assert said.count(SAVED) == 2, said
     assert "remaining timeouts" in said
+    assert "DUE TO PREEMPTION" in said
     assert_same(run, tmp_path / "whole", steps)
 
 
