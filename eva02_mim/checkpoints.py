@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from eva02_det.checkpoint.host import HostCopies
 from eva02_det.checkpoint.io import read_file
 from eva02_det.checkpoint.store import CheckpointStore, check_retention
 from eva02_det.utils.config import get
@@ -92,8 +93,8 @@ class Checkpoints:
             raise UserError(f"checkpoint {path} holds no {', '.join(lost)}, so the run cannot go on from it; start it anew")
         self._check(path, content["model"])
         # both functions keep tensors of what they are given, which lie in the file still
-        set_model_state_dict(self.student, _copied(content["model"]), options=WHOLE)
-        set_optimizer_state_dict(self.student, self.optimizer, _copied(content["optimizer"]), options=WHOLE)
+        set_model_state_dict(self.student, HostCopies().take(content["model"]), options=WHOLE)
+        set_optimizer_state_dict(self.student, self.optimizer, HostCopies().take(content["optimizer"]), options=WHOLE)
         for name, part in parts.items():
             part.load_state_dict(content["parts"][name])
         for name, part in self.beside.items():
@@ -146,12 +147,3 @@ def begun(folder: str | Path) -> Path | None:
     """The last file of an earlier run, whole or not, None where there is none; every rank must ask."""
     found = files_of(folder)
     return comm.all_gather(found[-1] if found else None)[0]
-
-
-def _copied(value: Any) -> Any:
-    """Nested containers with their tensors copied."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, Mapping):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, list) else value

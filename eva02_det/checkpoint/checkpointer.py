@@ -10,6 +10,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from eva02_det.checkpoint.host import HostCopies
 from eva02_det.checkpoint.hub import find_file
 from eva02_det.checkpoint.io import read_file
 from eva02_det.checkpoint.load import Choice, load_content
@@ -34,8 +35,8 @@ class DetectorCheckpointer(DetectionCheckpointer):
     Args:
         keep, every, asynchronous: of the files `model_<iteration>.pth`, see `CheckpointStore`.
         which, new_weights, resize: see `load_weights`. A run's own checkpoint is resumed whole: they do not apply to it.
-        **checkpointables: objects with state_dict and load_state_dict. The tensors that load_state_dict receives lie in the
-            file still: copy what is kept.
+        **checkpointables: objects with state_dict and load_state_dict. On resuming the latter may keep what it gets; else the
+            tensors lie in the file still.
     """
 
     def __init__(
@@ -122,6 +123,9 @@ class DetectorCheckpointer(DetectionCheckpointer):
         if lost:
             raise UserError(f"checkpoint {origin} holds no {', '.join(lost)}, so the run cannot go on from it; start it anew")
         load_content(self.model, checkpoint, origin, Choice() if self._resuming else self._choice)
+        if self._resuming:
+            for key in self.checkpointables:  # an old checkpoint that is removed while its tensors are in use keeps its room
+                checkpoint[key] = HostCopies().take(checkpoint[key])
         for key in [key for key, value in checkpoint.items() if key in NESTINGS or isinstance(value, torch.Tensor)]:
             del checkpoint[key]  # what is handed on is the rest
 

@@ -2,8 +2,6 @@
 
 import logging
 import random
-import shutil
-import subprocess
 import threading
 import time
 import zipfile
@@ -20,8 +18,9 @@ from eva02_det.checkpoint.integrity import damage
 from eva02_det.checkpoint.io import read_file
 from eva02_det.checkpoint.store import CheckpointStore, check_retention, first_of_each
 from eva02_det.utils.errors import UserError
+from tests.checkpoint.small_disk import disk_of
 
-ROOM_MIB = 12  # of the small file system
+ROOM_MIB = 12  # of the small disk
 
 
 def store_of(folder: Path, **options: Any) -> CheckpointStore:
@@ -54,16 +53,8 @@ def equal(one: Any, other: Any) -> bool:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of a few MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={ROOM_MIB}m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("a file system of its own needs the right to mount one")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with disk_of(tmp_path / "disk", mib=ROOM_MIB) as folder:
+        yield folder
 
 
 def test_a_checkpoint_is_agreed_on_by_its_own_checksums_and_by_unzip(tmp_path: Path):

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import torch
 
 from eva02_det.checkpoint.checkpointer import DetectorCheckpointer  # noqa: F401  imported before the fork
 from eva02_det.engine.train import train as train_detector
+from eva02_det.utils.errors import run_tool
 from eva02_mim.train import train as train_student
 from tests.engine.small_run import forget, small_config
 from tests.mim.nano_run import nano_config
 
-STEPS, PERIOD = 48, 3
+STEPS, PERIOD = 36, 3
 LOG = "drill.log"
 BEGAN = re.compile(r"(?:from iteration|resumed after step) (\d+)")
 
@@ -61,8 +63,8 @@ STUDENT = Subject("student", "metrics.jsonl", "checkpoint_*.pt", 0)
 SUBJECTS = {one.name: one for one in (DETECTOR, STUDENT)}
 
 
-def live(name: str, data: str, run: str, resume: bool, asynchronous: bool) -> None:
-    """One life of a training: what a process runs until it is killed or the training is over."""
+def live(name: str, data: str, run: str, resume: bool, asynchronous: bool, keep: int | None = 2) -> None:
+    """One life of a training: what a process runs until it is killed or the training is over. Its words go to LOG."""
     torch.set_num_threads(1)
     home = Path(run)
     home.mkdir(parents=True, exist_ok=True)
@@ -70,19 +72,20 @@ def live(name: str, data: str, run: str, resume: bool, asynchronous: bool) -> No
     os.dup2(said, 1)
     os.dup2(said, 2)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    settings = {"period": PERIOD, "asynchronous": asynchronous}
     if name == DETECTOR.name:
         os.environ["DETECTRON2_DATASETS"] = data
         forget("small_train", "small_val")
         config = small_config(home, STEPS, train={"ema_decay": 0.5})
         config.model.backbone.net.drop_path_rate, config.dataloader.evaluator = 0.2, None
-        config.train.checkpointer.update({"period": PERIOD, "max_to_keep": 2, "asynchronous": asynchronous})
-        train_detector(config, resume=resume)
+        config.train.checkpointer.update({**settings, "max_to_keep": keep})
+        run_tool(partial(train_detector, config, resume=resume))
         return
     os.environ["EVA02_MIM_CACHE"] = str(Path(data) / "cache")
-    settings = {"period": PERIOD, "keep": 2, "asynchronous": asynchronous}
-    changes: dict[str, Any] = {f"train__checkpoints__{key}": value for key, value in settings.items()}
+    changes: dict[str, Any] = {f"train__checkpoints__{key}": value for key, value in {**settings, "keep": keep}.items()}
     changes |= {"train__max_steps": STEPS, "train__batch": 12, "train__log_period": 1, "student__drop_path_rate": 0.3}
-    train_student(nano_config(Path(data) / "images", home, schedule__warmup_epochs=1, **changes), resume=resume)
+    config = nano_config(Path(data) / "images", home, schedule__warmup_epochs=1, **changes)
+    run_tool(partial(train_student, config, resume=resume))
 
 
 def forked(*arguments: Any) -> Any:

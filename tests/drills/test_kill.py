@@ -1,4 +1,4 @@
-"""The drill of kill -9: at random moments, in the middle of checkpoints too, every training goes on as if nothing had been.
+"""The drill: killed at random moments, told to stop, on a full disk, with a damaged checkpoint, a training ends the same.
 
 The suite takes a few moments; EVA02_DRILL_MOMENTS=30 takes as many.
 """
@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 from eva02_det.launch.preemption import STATUS
-from tests.drills.lives import LOG, STEPS, SUBJECTS, Drill, Subject, forked
+from tests.checkpoint.small_disk import disk_of
+from tests.drills.lives import BEGAN, LOG, PERIOD, STEPS, SUBJECTS, Drill, Subject, forked
 from tests.engine.small_run import write_set
 from tests.mim.nano_run import draw_pictures
 
@@ -87,12 +89,11 @@ def test_killed_at_random_moments_it_loses_no_step_beyond_the_last_checkpoint_an
         assert_same(subject, run, home / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_told_to_stop_it_saves_after_its_step_ends_with_75_and_goes_on_to_the_same_end(
-    whole: tuple[Subject, Path], number: signal.Signals, tmp_path: Path
+    whole: tuple[Subject, Path], tmp_path: Path
 ):
     subject, home = whole
-    run = tmp_path / "run"
+    run, number = tmp_path / "run", signal.SIGTERM if subject.name == "detector" else signal.SIGUSR2
     stopped = forked(subject.name, str(home), str(run), False, number == signal.SIGUSR2)
     wanted = random.randrange(1, 12)
     while subject.reported(run) < wanted:
@@ -105,4 +106,53 @@ def test_told_to_stop_it_saves_after_its_step_ends_with_75_and_goes_on_to_the_sa
     again = forked(subject.name, str(home), str(run), True, False)
     again.join()
     assert again.exitcode == 0, (run / LOG).read_text()[-3000:]
+    assert_same(subject, run, home / "whole")
+
+
+def test_on_a_full_disk_it_trains_on_and_says_so_and_ends_with_a_sentence_the_old_checkpoints_whole(
+    whole: tuple[Subject, Path], tmp_path: Path
+):
+    subject, home = whole
+    mib = max(file.stat().st_size for file in (home / "whole").glob(subject.files)) / 2**20
+    with disk_of(tmp_path / "disk", mib=2.6 * mib + 1) as disk:
+        run = disk / "run"
+        process = forked(subject.name, str(home), str(run), False, True, None)
+        process.join()
+        said = (run / LOG).read_text()
+        assert process.exitcode == 2, said[-3000:]
+        assert subject.reported(run) == STEPS
+        assert said.count("training goes on, and the next save tries again") >= STEPS // PERIOD - 3
+        assert re.search(r"^error: checkpoint .*could not be written: No space left on device .*; make room", said, re.MULTILINE)
+        assert subject.complete(run) == 2 * PERIOD, "those that fit"
+
+        min(run.glob(subject.files)).unlink()
+        again = forked(subject.name, str(home), str(run), True, False, 1)  # room for one more than stay
+        again.join()
+        assert again.exitcode == 0, (run / LOG).read_text()[-3000:]
+        assert_same(subject, run, home / "whole")
+
+
+def test_with_the_latest_checkpoint_cut_short_it_warns_goes_on_from_the_one_before_and_ends_the_same(
+    whole: tuple[Subject, Path], tmp_path: Path
+):
+    subject, home = whole
+    run = tmp_path / "run"
+    killed = forked(subject.name, str(home), str(run), False, False)
+    while subject.reported(run) < 3 * PERIOD + 1:
+        time.sleep(0.002)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.join()
+    held = subject.complete(run)
+    latest = max(run.glob(subject.files))
+    os.truncate(latest, latest.stat().st_size // 2)
+    spoken = (run / LOG).stat().st_size
+    again = forked(subject.name, str(home), str(run), True, False)
+    again.join()
+    said = (run / LOG).read_text()[spoken:]
+    assert again.exitcode == 0, said[-3000:]
+    assert re.search(
+        rf"WARNING.*{latest.name} is damaged \(it was cut short .* set aside as {latest.name}.damaged; .* instead", said
+    )
+    assert int(BEGAN.search(said)[1]) == held - PERIOD
+    latest.with_name(latest.name + ".damaged").unlink()
     assert_same(subject, run, home / "whole")
