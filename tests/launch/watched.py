@@ -61,11 +61,11 @@ def same_error() -> None:
 def busy() -> None:
     """One rank holds its interpreter before its first step, then works long; the others wait for it."""
     if RANK == 1:
-        ctypes.PyDLL(None).sleep(4)  # keeps the interpreter's lock
+        ctypes.PyDLL(None).sleep(3)  # keeps the interpreter's lock
     dist.barrier()
     watchdog.step()
     if RANK == 1:
-        until = time.monotonic() + 4
+        until = time.monotonic() + 3
         while time.monotonic() < until:
             sum(range(1000))
     dist.barrier()
