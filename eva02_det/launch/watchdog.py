@@ -2,7 +2,8 @@
 
 Every process beats through a connection of its own to the store in which the ranks met, from a thread, every few seconds. The
 first rank judges the beats of all; every rank judges the first one's, and looks whether the processes of its own machine still
-exist. The first verdict holds for all: each says it, with the place where it was waiting, and ends with status 70.
+exist. The first verdict holds for all: each says it, with the place where it was, and ends with status 70. A rank that does not
+answer is killed by those of its machine.
 
 EVA02_RANK_TIMEOUT: seconds that a rank may stay without an answer (60; 0: no watch). Until its first step (`step`) ten times
 that, as reading annotations of gigabytes lets no other thread of a process run. A process that has ended is noticed within one
@@ -45,6 +46,7 @@ class Watchdog:
         self.beats, self.patience_s, self.stall_s = beats, patience_s, stall_s
         self.interval_s = beats.interval_s if beats is not None else 1.0
         self._marked: float | None = None  # the last step
+        self._waits = False  # the main thread, for a verdict
         self._over = threading.Event()
         self._judge = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -70,6 +72,7 @@ class Watchdog:
 
     def wait_for_verdict(self) -> None:
         """Of the judge, which then ends this process; comes back when there is none in the time that one takes."""
+        self._waits = True
         self._judge.join(self.patience_s + 4 * self.interval_s)
 
     def _watch(self) -> None:
@@ -95,7 +98,7 @@ class Watchdog:
             return
         assert self.beats is not None
         me = self.beats.me
-        _say(f"error: {verdict.text}; {me} ends with status {STATUS}{_place()}")
+        _say(f"error: {verdict.text}; {me} ends with status {STATUS}{'' if self._waits else _place()}")
         if verdict.is_silent and verdict.rank != me.rank:
             self.beats.members[verdict.rank].kill()
         logged = threading.Thread(target=logger.error, args=("%s", verdict.text), daemon=True)
