@@ -16,9 +16,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from eva02_det.utils.broken import BrokenImages
 from eva02_det.utils.errors import UserError
 from eva02_mim.batches import ImageBatches
-from eva02_mim.broken import BrokenImages
 from eva02_mim.crops import Crop, Pixels
 from eva02_mim.labelled import ClassFolder, class_folder
 from eva02_mim.loader import MimLoader

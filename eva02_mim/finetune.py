@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from eva02_det.launch import preemption
+from eva02_det.utils.broken import account_of_all
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
 from eva02_mim import finetune_build as parts
 from eva02_mim.accuracy import score_all
 from eva02_mim.average import Average
-from eva02_mim.broken import account_of_all
 from eva02_mim.checkpoints import SUFFIX, Checkpoints, begun, newest, options_of
 from eva02_mim.classifier import Classifier
 from eva02_mim.evaluations import EMA, RAW, Evaluations

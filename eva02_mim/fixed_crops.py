@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from eva02_det.utils.broken import BrokenImages, account_of_all
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.processes import in_all, on_main
 from eva02_mim import build
 from eva02_mim.batches import Asked, CropBatches
-from eva02_mim.broken import BrokenImages, account_of_all
 from eva02_mim.cache_writer import SHARD, Encoded, begin, encoded, finish, plan_of, write_shard
 from eva02_mim.cached_targets import check_fixed, crop_words
 from eva02_mim.crops import Crop, Pixels, RandomCrop

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from eva02_det.utils.broken import BrokenImages, account_of_all
 from eva02_det.utils.errors import UserError
 from eva02_mim.batches import NEIGHBOURS, Asked, CropBatches, ImageBatches, Made, Masks, positions_of
-from eva02_mim.broken import BrokenImages, account_of_all
 from eva02_mim.crops import CentreCrop, Crop, RandomCrop
 from eva02_mim.hidden import HiddenTokens, pack_hidden
 from eva02_mim.masking import striped_mask

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eva02_det.utils.errors import UserError
-from eva02_mim.order import key_of
+from eva02_det.utils.randomness import key_of
 from eva02_mim.sources import Source
 
 

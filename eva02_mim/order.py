@@ -1,24 +1,18 @@
 """Which image is read at which position: shuffles that are computed where they are needed and kept nowhere."""
 
-import hashlib
-import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eva02_det.utils.randomness import key_of
+
 Ints = NDArray[np.int64]
 
 # Below this many images a shuffle is a sort by hash, exactly uniform; above, a keyed bijection that needs no memory.
 SORTED_UP_TO = 1 << 16
 ROUNDS = 10
-
-
-def key_of(*parts: int | str) -> int:
-    """A 64-bit number that depends on every part and on their order, the same on every machine and version."""
-    text = "/".join(str(part) for part in parts).encode()
-    return int(struct.unpack("<Q", hashlib.blake2b(text, digest_size=8).digest())[0])
 
 
 def permute(positions: Ints, size: int, key: int) -> Ints:

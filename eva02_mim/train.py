@@ -8,10 +8,10 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from eva02_det.launch import preemption
+from eva02_det.utils.broken import account_of_all
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
-from eva02_mim.broken import account_of_all
 from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
 from eva02_mim.guard import Guard
 from eva02_mim.parallel import bare, distribute

@@ -8,8 +8,8 @@ from typing import Any
 
 from detectron2.utils import comm
 
+from eva02_det.utils.broken import account_of_all
 from eva02_det.utils.errors import UserError
-from eva02_mim.broken import account_of_all
 from eva02_mim.guard import Guard, to_host
 from eva02_mim.loader import MimLoader
 from eva02_mim.progress import Speed

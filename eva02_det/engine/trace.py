@@ -6,7 +6,7 @@ from typing import IO
 
 from detectron2.engine import HookBase
 
-from eva02_det.utils.files import write_text
+from eva02_det.utils.json_lines import keep_lines
 
 TRACE_FILE = "losses.jsonl"
 
@@ -23,7 +23,8 @@ class LossTrace(HookBase):
 
     def before_train(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self._file, "".join(_lines_before(self._file, self.trainer.start_iter)))
+        start = self.trainer.start_iter
+        keep_lines(self._file, lambda line: line.get("iteration", start) < start)
         self._stream = self._file.open("a", encoding="utf-8", buffering=1)  # a line is on its way once it is written
 
     def after_step(self) -> None:
@@ -34,16 +35,3 @@ class LossTrace(HookBase):
     def after_train(self) -> None:
         if self._stream is not None:
             self._stream.close()
-
-
-def _lines_before(file: Path, iteration: int) -> list[str]:
-    """The lines of earlier iterations; one that was cut off in the middle is left out."""
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        try:
-            number = json.loads(line)["iteration"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-        if number < iteration:
-            kept.append(line + "\n")
-    return kept

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.randomness import key_of
 from eva02_mim.crops import CentreCrop, RandomCrop, decode
 from eva02_mim.images import open_source
 from eva02_mim.loader import mim_loader, validation_loader
 from eva02_mim.masking import BlockMasks
 from eva02_mim.mixture import Mixture
-from eva02_mim.order import key_of
 from eva02_mim.sources import Source
 from tests.mim.image_files import MASKS, SMALL, joined, same, small_loader, take, write_images
 

@@ -5,7 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from eva02_mim.order import SORTED_UP_TO, EpochOrder, key_of, permute
+from eva02_det.utils.randomness import key_of
+from eva02_mim.order import SORTED_UP_TO, EpochOrder, permute
 
 
 def everyone(size: int) -> np.ndarray:
