@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import re
 import signal
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from eva02_det.utils.errors import UserError
 
 FAULTS_FILE = "faults.jsonl"
 SHOWN = 8  # names in a message
+NOTICE_S = 1.0
 # as torch words it; the process is that of a worker
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (?:is killed by signal: (.*?)\.|exited unexpectedly)")
 _SIGNALS = {signal.strsignal(number): f"{signal.Signals(number).name} ({number})" for number in signal.Signals}
@@ -71,15 +74,19 @@ class Faults:
 
 @contextmanager
 def dead_workers_named(loader: Any, kind: type[UserError]) -> Iterator[None]:
-    """Turns torch's error for a loader worker that died, which may come up anywhere, into one sentence."""
+    """Turns torch's error for a loader worker that died, which may come up anywhere, into one sentence.
+
+    So too the error of a connection, of who was just fetching a batch from that worker.
+    """
     try:
         yield
-    except RuntimeError as error:
-        found = [match for text in _texts(error) if (match := _DEAD_WORKER.search(text))]
+    except (RuntimeError, EOFError, OSError) as error:
+        found = [(int(match[1]), match[2]) for text in _texts(error) if (match := _DEAD_WORKER.search(text))]
+        if not found and not isinstance(error, RuntimeError):
+            found = list(_fallen(loader))
         if not found:
             raise
-        match = next((one for one in found if one[2]), found[0])
-        raise kind(_obituary(loader, int(match[1]), match[2])) from error
+        raise kind(_obituary(loader, *next((one for one in found if one[1]), found[0]))) from error
 
 
 def _texts(error: BaseException | None) -> Iterator[str]:
@@ -87,6 +94,23 @@ def _texts(error: BaseException | None) -> Iterator[str]:
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
+
+
+def _fallen(loader: Any) -> Iterator[tuple[int, str | None]]:
+    """(pid, signal in words) of workers that have ended; the system knows of it a moment after the connection does."""
+    draws = getattr(loader, "draws", None)
+    until = time.monotonic() + NOTICE_S
+    while draws is not None and time.monotonic() < until:
+        for pid in filter(None, draws.pids.tolist()):
+            try:
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            except ChildProcessError:  # of an earlier loader
+                continue
+            if ended is not None:
+                killed = ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+                yield pid, signal.strsignal(ended.si_status) if killed else None
+                return
+        time.sleep(0.02)
 
 
 def _obituary(loader: Any, pid: int, signal_text: str | None) -> str:

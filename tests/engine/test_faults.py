@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from detectron2.engine import launch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from eva02_det.engine.faults import FAULTS_FILE, Faults
+from eva02_det.engine.faults import FAULTS_FILE, Faults, dead_workers_named
 from eva02_det.engine.train import train
 from eva02_det.engine.trainer import Trainer
 from eva02_det.utils.errors import UserError
@@ -124,6 +125,18 @@ def test_a_killed_loader_worker_is_named_with_its_signal(data: Path, tmp_path: P
     disturb(config.dataloader.train.mapper, tmp_path / "count", signal.SIGKILL, here=True)
     with pytest.raises(UserError, match=r"loader worker [01] of process 0 \(pid \d+\) was ended by SIGKILL \(9\)"):
         train(config)
+
+
+def test_a_worker_that_is_killed_while_its_batch_is_fetched_is_named_too():
+    worker = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    loader = SimpleNamespace(draws=SimpleNamespace(pids=torch.tensor([0, worker.pid])), worker_of={worker.pid: 1}.get)
+    with pytest.raises(EOFError), dead_workers_named(loader, UserError):
+        raise EOFError  # for another reason: the worker lives
+    worker.kill()
+    said = rf"loader worker 1 of process 0 \(pid {worker.pid}\) was ended by SIGKILL \(9\)"
+    with pytest.raises(UserError, match=said), dead_workers_named(loader, UserError):
+        raise EOFError
+    worker.communicate()
 
 
 @pytest.mark.distributed
