@@ -45,6 +45,18 @@ class Tracking(HookBase):
             self._writing.after_train()
 
 
+class OncePrinter(CommonMetricPrinter):
+    """One line an iteration: asked again, as when a run is stopped, detectron2's divides by the iterations between, none."""
+
+    _printed = -1
+
+    def write(self) -> None:
+        now = get_event_storage().iter
+        if now != self._printed:
+            self._printed = now
+            super().write()
+
+
 class WandbWriter(EventWriter):
     """The newest values of the storage, each at its iteration; smoothed as in the other writers."""
 
@@ -72,7 +84,7 @@ def open_writers(settings: DictConfig, start: int) -> list[EventWriter]:
     folder.mkdir(parents=True, exist_ok=True)
     keep_lines(folder / METRICS_FILE, lambda line: line.get("iteration", start) < start)
     writers: list[EventWriter] = [
-        CommonMetricPrinter(settings.max_iter),
+        OncePrinter(settings.max_iter),
         JSONWriter(str(folder / METRICS_FILE)),
         TensorboardXWriter(str(folder), purge_step=start),
     ]
