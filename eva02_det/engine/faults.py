@@ -58,9 +58,9 @@ class Faults:
         said = f"{guilty[0]['reason'] or 'gradients that are not finite'}, with {_listed(guilty)}"
         where = "" if self.file is None else f" (all in {self.file})"
         if self.in_a_row > self.limit:
-            before = f" and the {self.limit} before it" if self.limit else ""
+            before = f", nor the {self.limit} before it" if self.limit else ""
             raise UserError(
-                f"step {iteration}{before} is not finite: {said}{where}; look at these images, lower optimizer.lr, or go on from "
+                f"step {iteration} was not finite{before}: {said}{where}; look at these images, lower optimizer.lr, or go on from "
                 "an older checkpoint"
             )
         logger.warning("step %d is not finite and was left out (%d in a row): %s%s", iteration, self.in_a_row, said, where)

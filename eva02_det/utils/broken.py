@@ -37,7 +37,7 @@ class BrokenImages:
                 continue
             if len(self.first) < NAMED:
                 self.first.append(text)
-                log.warning("unreadable image %s", text)
+                log.warning("unreadable: %s", text)
             elif self.count & (self.count - 1) == 0:  # 16, 32, 64 ...: a bad disk does not flood the log
                 log.warning("%s", self.summary())
         if self.count > self.max_rate * max(self.seen, FEW):
