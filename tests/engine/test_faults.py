@@ -65,7 +65,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_named(tmp_path: Path, fault: 
 def test_more_faults_in_a_row_than_allowed_end_the_run_with_the_images_in_a_file(tmp_path: Path):
     model = Picky()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UserError, match=r"step 1 and the 1 before it.*loss is nan.*3\.jpg") as raised:
+    with pytest.raises(UserError, match=r"step 1 was not finite, nor the 1 before it.*loss is nan.*3\.jpg") as raised:
         steps(model, [[picture(2, fault="loss")], [picture(3, fault="loss")], [picture(4)]], faults=Faults(1, tmp_path))
     assert str(tmp_path / FAULTS_FILE) in str(raised.value)
     assert len((tmp_path / FAULTS_FILE).read_text().splitlines()) == 2
