@@ -54,7 +54,7 @@ def load_recipe(file: str | Path, overrides: list[str] | None = None) -> DictCon
 
 def set_up(config: DictConfig) -> None:
     """Make the folder of the run, log to it and save its config there."""
-    folder = Path(config.train.output_dir)
+    folder = Path(config.train.output_dir).absolute()  # loggers are kept by the name of their folder
     if comm.is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
     comm.synchronize()

@@ -60,8 +60,8 @@ class Faults:
         if self.in_a_row > self.limit:
             before = f", nor the {self.limit} before it" if self.limit else ""
             raise UserError(
-                f"step {iteration} was not finite{before}: {said}{where}; look at these images, lower optimizer.lr, or go on from "
-                "an older checkpoint"
+                f"step {iteration} was not finite{before}: {said}{where}; look at these images, lower optimizer.lr, or go on "
+                "from an older checkpoint"
             )
         logger.warning("step %d is not finite and was left out (%d in a row): %s%s", iteration, self.in_a_row, said, where)
 

@@ -73,7 +73,7 @@ class Watchdog:
     def wait_for_verdict(self) -> None:
         """Of the judge, which then ends this process; comes back when there is none in the time that one takes."""
         self._waits = True
-        self._judge.join(self.patience_s + 4 * self.interval_s)
+        self._judge.join(2 * self.patience_s + 4 * self.interval_s + GRACE_S)
 
     def _watch(self) -> None:
         dumped = last = time.monotonic()

@@ -42,6 +42,15 @@ class Cluster:
         """What one of SLURM's commands prints."""
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=check, timeout=60).stdout
 
+    def tell(self, *command: str, until: Callable[[], None]) -> None:
+        """Give a command and wait for what it does, not for its end: scancel asks again for minutes while a job is in transit."""
+        given = subprocess.Popen(command, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            until()
+        finally:
+            given.kill()
+            given.wait()
+
     def submit(self, *arguments: str, checkout: Path = ROOT) -> list[str]:
         """Ids of the jobs that tools/submit.py submits."""
         command = [sys.executable, str(checkout / "tools/submit.py"), *arguments]
@@ -72,7 +81,7 @@ class Cluster:
             if (state, reason) == ("PENDING", "BeginTime"):
                 self.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
             text = "\n".join(f"{one}:\n{one.read_text()[-2000:]}" for one in sorted(logs.glob(f"{job}_*log.out")))
-            assert state in ("PENDING", "RUNNING", "COMPLETING", "COMPLETED"), f"{job} is {state} ({reason})\n{text}"
+            assert state in ("PENDING", "RUNNING", "SIGNALING", "COMPLETING", "COMPLETED"), f"{job} is {state} ({reason})\n{text}"
             assert time.monotonic() < end, f"{job} is {state} ({reason}) after {LONG_S} s\n{text}"
             time.sleep(0.1)
 

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,8 @@ def interrupt(cluster: Cluster, job: str, run: Path, logs: Path, steps: int) -> 
     for number, command in enumerate(ways):
         at = random.randrange(2 + number * steps // 5, (number + 1) * steps // 5)
         cluster.wait(job, logs, lambda at=at: len(trace(run)) >= at)
-        cluster.call(*command, job)
-        cluster.wait(job, logs, lambda number=number: cluster.restarts(job) == number + 1)
+        queued_again = partial(cluster.wait, job, logs, lambda number=number: cluster.restarts(job) == number + 1)
+        cluster.tell(*command, job, until=queued_again)
     assert len(trace(run)) < steps
     cluster.finish(job, logs)
     said = (logs / f"{job}_0_log.out").read_text()

@@ -13,7 +13,7 @@ from projects.from_mim_to_detector.teacher import WIDTH, scene_teacher
 from ....configs.common.mim import PATCH, mim_dataloader, mim_optimizer, mim_schedule, mim_train, pixel_statistics
 
 GRID = 8  # patches of a side, as in the detector
-EPOCHS, BATCH = 16, 16  # small batches: what a short run lacks is steps
+EPOCHS, BATCH = 24, 16  # small batches: what a short run lacks is steps
 
 student = L(MimStudent)(
     embed_dim=192,
