@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder as LabelledFolder
 
-from eva02_mim.images import open_source
+from eva02_det.utils.sources.base import Source
+from eva02_det.utils.sources.files import open_source
+from eva02_det.utils.sources.packed import PackedNames, write_packed
 from eva02_mim.loader import mim_loader
 from eva02_mim.masking import BlockMasks
 from eva02_mim.normalise import CLIP_MEAN, CLIP_STD
-from eva02_mim.packed import PackedNames, write_packed
-from eva02_mim.sources import Source
 
 BATCH, MIB = 32, 2**20
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.processes import in_all
+from eva02_det.utils.sources.base import Source
 from eva02_mim.crops import Crop
 from eva02_mim.labelled import CroppedImages, batches_of, my_share
 from eva02_mim.normalise import Normalise
 from eva02_mim.order import Ints
 from eva02_mim.parallel import sum_over_ranks
 from eva02_mim.precision import autocast
-from eva02_mim.sources import Source
 
 BEST = 5
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from eva02_det.utils.randomness import key_of
-from eva02_mim import remote
+from eva02_det.utils.sources import remote
+from eva02_det.utils.sources.base import Source
 from eva02_mim.crops import Crop, decode
 from eva02_mim.order import Ints
-from eva02_mim.sources import Source
 
 # Axes: B images, S pixels of a side, K slots for hidden patches.
 READ_AHEAD = 8  # images that are read while one is decoded

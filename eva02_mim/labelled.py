@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.randomness import key_of
+from eva02_det.utils.sources.base import Source
+from eva02_det.utils.sources.files import ImageFolder
 from eva02_mim.batches import decoded, read
 from eva02_mim.crops import CentreCrop, Crop, Pixels
-from eva02_mim.images import ImageFolder
 from eva02_mim.order import Ints
-from eva02_mim.sources import Source
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 
 from eva02_det.utils.broken import BrokenImages, account_of_all
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.sources.base import Source
 from eva02_mim.batches import NEIGHBOURS, Asked, CropBatches, ImageBatches, Made, Masks, positions_of
 from eva02_mim.crops import CentreCrop, Crop, RandomCrop
 from eva02_mim.hidden import HiddenTokens, pack_hidden
 from eva02_mim.masking import striped_mask
 from eva02_mim.order import EpochOrder
-from eva02_mim.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +112,7 @@ class MimLoader(Generic[Dataset]):
 class ValidationLoader(Generic[Dataset]):
     """Every image once, in order, each rank its own: rank r takes every `world`-th. The last batch may be smaller."""
 
-    def __init__(
-        self, dataset: Dataset, *, batch_size: int, rank: int, world: int, workers: int, broken: BrokenImages
-    ) -> None:
+    def __init__(self, dataset: Dataset, *, batch_size: int, rank: int, world: int, workers: int, broken: BrokenImages) -> None:
         self.dataset, self.batch_size, self.workers, self.broken = dataset, batch_size, workers, broken
         self.samples = np.arange(rank, len(dataset.source), world, dtype=np.int64)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.randomness import key_of
-from eva02_mim.sources import Source
+from eva02_det.utils.sources.base import Source
 
 
 class Mixture(Source):

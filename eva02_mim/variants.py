@@ -12,9 +12,9 @@ from tabulate import tabulate
 from torch import nn
 
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.sources.files import ImageFolder
 from eva02_mim.accuracy import Questions, Reading, padded, score
 from eva02_mim.imagenet import CLASSES, class_ids, real_labels, rows_of_ids, rows_of_subset, validation_number
-from eva02_mim.images import ImageFolder
 from eva02_mim.labelled import EvaluationCrop, class_folder
 from eva02_mim.normalise import CLIP_MEAN, CLIP_STD, Normalise
 from eva02_mim.objectnet import find_parts, rows_of_folders

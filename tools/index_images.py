@@ -12,8 +12,8 @@ import time
 import numpy as np
 
 from eva02_det.utils.errors import UserError, run_tool
+from eva02_det.utils.sources.files import open_source
 from eva02_mim.batches import decoded, read
-from eva02_mim.images import open_source
 
 
 def parse() -> argparse.Namespace:

@@ -7,7 +7,7 @@ from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
 
 from eva02_det.data.paths import datasets_root
-from eva02_mim.images import open_source
+from eva02_det.utils.sources.files import open_source
 from eva02_mim.mixture import Mixture
 
 

@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from eva02_mim.crops import CentreCrop, RandomCrop, decode
 from eva02_mim.normalise import CLIP_MEAN, CLIP_STD, Normalise
-from tests.mim.image_files import encoded
+from tests.utils.image_files import encoded
 
 SHAPES = [(500, 375), (375, 500), (64, 64), (1000, 90), (90, 1000), (3, 1), (1, 1), (225, 400)]
 # the published crop is the same transform with its own range of areas

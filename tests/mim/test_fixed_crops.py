@@ -8,17 +8,17 @@ import torch
 from PIL import Image
 
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.sources.base import Source
+from eva02_det.utils.sources.files import open_source
 from eva02_mim.crops import decode
 from eva02_mim.fixed_crops import fill_cache
-from eva02_mim.images import open_source
 from eva02_mim.loader import MimLoader, mim_loader
 from eva02_mim.normalise import Normalise
 from eva02_mim.progress import flops_per_image
-from eva02_mim.sources import Source
 from eva02_mim.step import Batch, PretrainStep
 from eva02_mim.student import MimStudent
 from eva02_mim.teacher import SeededTeacher
-from tests.mim.image_files import MASKS, SMALL, write_images
+from tests.utils.image_files import MASKS, SMALL, write_images
 
 COUNT = 12
 

@@ -13,13 +13,13 @@ import torch
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.randomness import key_of
+from eva02_det.utils.sources.base import Source
+from eva02_det.utils.sources.files import open_source
 from eva02_mim.crops import CentreCrop, RandomCrop, decode
-from eva02_mim.images import open_source
 from eva02_mim.loader import mim_loader, validation_loader
 from eva02_mim.masking import BlockMasks
 from eva02_mim.mixture import Mixture
-from eva02_mim.sources import Source
-from tests.mim.image_files import MASKS, SMALL, joined, same, small_loader, take, write_images
+from tests.utils.image_files import MASKS, SMALL, joined, same, small_loader, take, write_images
 
 COUNT = 30  # 7 whole batches of 4 in an epoch, 2 images left out
 
@@ -107,8 +107,8 @@ def test_a_loader_used_in_this_process_serves_forked_ones_too(source: Source):
 def test_workers_that_inherit_nothing_make_the_same_batches(source: Source):
     script = (
         "import multiprocessing, sys, torch\n"
-        "from tests.mim.image_files import small_loader, take\n"
-        "from eva02_mim.images import open_source\n"
+        "from tests.utils.image_files import small_loader, take\n"
+        "from eva02_det.utils.sources.files import open_source\n"
         "if __name__ == '__main__':\n"
         "    multiprocessing.set_start_method('spawn')\n"
         "    batches = take(small_loader(open_source(sys.argv[1]), workers=1), 3)\n"

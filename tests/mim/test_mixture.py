@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from configs.common.mim_data import MERGED_38M, imagenet_21k, merged_38m
 from eva02_det.utils.errors import UserError
-from eva02_mim.images import open_source
+from eva02_det.utils.sources.base import Source
+from eva02_det.utils.sources.files import open_source
 from eva02_mim.mixture import Mixture
-from eva02_mim.sources import Source
-from tests.mim.image_files import joined, small_loader, take, write_images
+from tests.utils.image_files import joined, small_loader, take, write_images
 
 
 @pytest.fixture(autouse=True)

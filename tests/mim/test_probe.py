@@ -20,8 +20,8 @@ from eva02_mim.linear import LinearSolver, held_out_images
 from eva02_mim.neighbours import NearestNeighbours
 from eva02_mim.readout import NORMS, Readout, load_readout, read_student
 from eva02_mim.student import MimStudent
-from tests.mim.image_files import write_images
 from tests.mim.small_student import randomise, small_student
+from tests.utils.image_files import write_images
 
 CPU = torch.device("cpu")
 

@@ -17,9 +17,9 @@ from eva02_mim.imagenet import class_ids, rows_of_subset
 from eva02_mim.labelled import class_folder
 from eva02_mim.readout import EncoderTokens, Network, Readout
 from eva02_mim.variants import evaluate_variant
-from tests.mim.image_files import write_images
 from tests.mim.known_answers import PIXELS, KnownLogits, noisy_logits, write_classes
 from tests.mim.small_student import small_student
+from tests.utils.image_files import write_images
 
 IDS = sorted(rows_of_subset("a"))
 EACH = 2

@@ -18,8 +18,8 @@ from eva02_mim.crops import decode
 from eva02_mim.imagenet import rows_of_subset
 from eva02_mim.labelled import EvaluationCrop
 from eva02_mim.variants import VARIANTS, average_and_gap, evaluate_variant, summary
-from tests.mim.image_files import encoded
 from tests.mim.known_answers import PIXELS, KnownLogits, noisy_logits, write_classes, write_numbered
+from tests.utils.image_files import encoded
 
 IDS = ImageNetInfo().label_names()
 

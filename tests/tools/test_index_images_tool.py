@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.mim.image_files import write_images
+from tests.utils.image_files import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 

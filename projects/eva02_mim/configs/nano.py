@@ -6,7 +6,7 @@ GPUs: none, minutes. Data: 64 images or more. No published counterpart; it shows
 
 from detectron2.config import LazyCall as L
 
-from eva02_mim.images import open_source
+from eva02_det.utils.sources.files import open_source
 from eva02_mim.student import MimStudent
 from eva02_mim.teacher import SeededTeacher
 

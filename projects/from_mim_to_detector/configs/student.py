@@ -6,7 +6,7 @@ dataloader.train.source.spec=FOLDER teacher.weights=FILE; `run.py` of this proje
 
 from detectron2.config import LazyCall as L
 
-from eva02_mim.images import open_source
+from eva02_det.utils.sources.files import open_source
 from eva02_mim.student import MimStudent
 from projects.from_mim_to_detector.teacher import WIDTH, scene_teacher
 

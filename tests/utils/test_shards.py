@@ -12,11 +12,11 @@ import pytest
 import webdataset
 
 from eva02_det.utils.errors import UserError
-from eva02_mim import remote
-from eva02_mim.images import open_source
-from eva02_mim.shards import expand
-from eva02_mim.sources import Source
-from tests.mim.image_files import encoded, same, served, small_loader, take
+from eva02_det.utils.sources import remote
+from eva02_det.utils.sources.base import Source
+from eva02_det.utils.sources.files import open_source
+from eva02_det.utils.sources.shards import expand
+from tests.utils.image_files import encoded, same, served, small_loader, take
 
 PER_SHARD = 7
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import atomic_path, write_json
 from eva02_det.utils.randomness import key_of
-from eva02_mim import remote
-from eva02_mim.sources import EXTENSIONS, Source, index_folder, made_once
+from eva02_det.utils.sources import remote
+from eva02_det.utils.sources.base import EXTENSIONS, Source, index_folder, made_once
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from eva02_det.utils.sources.base import Source
 from eva02_mim.loader import Batch, MimLoader, mim_loader
 from eva02_mim.masking import BlockMasks
-from eva02_mim.sources import Source
 
 SMALL = {"image_size": 56, "patch_size": 14}
 MASKS = BlockMasks(grid=4, count=6, min_block=2)

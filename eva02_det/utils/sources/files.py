@@ -10,9 +10,9 @@ from typing import Any
 
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.randomness import key_of
-from eva02_mim import remote, shards
-from eva02_mim.packed import PackedNames, read_packed, write_packed
-from eva02_mim.sources import EXTENSIONS, Source, index_folder, made_once
+from eva02_det.utils.sources import remote, shards
+from eva02_det.utils.sources.base import EXTENSIONS, Source, index_folder, made_once
+from eva02_det.utils.sources.packed import PackedNames, read_packed, write_packed
 
 log = logging.getLogger(__name__)
 

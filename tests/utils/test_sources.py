@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torchvision.datasets import ImageFolder as LabelledFolder
 
 from eva02_det.utils.errors import UserError
-from eva02_mim.images import ImageFolder, ImageList, open_source
-from eva02_mim.packed import read_packed, write_packed
-from eva02_mim.sources import Source
-from tests.mim.image_files import encoded, write_images
+from eva02_det.utils.sources.base import Source
+from eva02_det.utils.sources.files import ImageFolder, ImageList, open_source
+from eva02_det.utils.sources.packed import read_packed, write_packed
+from tests.utils.image_files import encoded, write_images
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_processes_that_start_together_walk_a_tree_once(tmp_path: Path):
 def open_and_tell(root: Path, together: Any, told: Any) -> None:
     """Puts (images found, whether this process walked the tree) into a queue."""
     messages: list[str] = []
-    logger = logging.getLogger("eva02_mim.images")
+    logger = logging.getLogger("eva02_det.utils.sources.files")
     logger.setLevel("INFO")
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
