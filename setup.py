@@ -44,6 +44,9 @@ EXTRAS = {
         "matplotlib>=3.8",  # drawing of curves; licence of the PSF's kind
         "av>=14.2",  # reading and writing videos; BSD-3, its wheels carry FFmpeg under LGPL-3 with libx264 under GPL-2
     ],
+    "contamination": [
+        "ijson>=3.3",  # annotation files of gigabytes read as a stream; BSD-3
+    ],
     "onnx": ONNX,
     "lvis": ["lvis>=0.5.3"],  # LVIS's reference evaluation; BSD-2
     "dev": [
@@ -58,6 +61,7 @@ EXTRAS = {
         "fsspec[http]>=2024.2",  # image shards on remote storage; BSD-3
         "pyarrow>=15",  # lists of images in parquet files; Apache-2.0
         "lvis>=0.5.3",  # independent reference of the LVIS evaluation; BSD-2
+        "ijson>=3.3",  # annotation files of gigabytes read as a stream; BSD-3
         "wandb>=0.19",  # runs go on under their id, proved with the package itself, offline; MIT
         *ONNX,
         "setuptools>=68",  # the wheel test builds one; MIT
