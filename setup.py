@@ -49,6 +49,8 @@ EXTRAS = {
     ],
     "onnx": ONNX,
     "lvis": ["lvis>=0.5.3"],  # LVIS's reference evaluation; BSD-2
+    "contamination": ["faiss-cpu>=1.9"],  # nearest embeddings of two sets of images; MIT
+    "bench": ["imagededup>=0.3.3"],  # the peer that benchmarks/bm_fingerprints.py runs beside; Apache-2.0
     "dev": [
         "pytest>=8",  # MIT
         "pytest-xdist>=3.6",  # one worker per core; MIT
@@ -62,6 +64,7 @@ EXTRAS = {
         "pyarrow>=15",  # lists of images in parquet files; Apache-2.0
         "lvis>=0.5.3",  # independent reference of the LVIS evaluation; BSD-2
         "ijson>=3.3",  # annotation files of gigabytes read as a stream; BSD-3
+        "faiss-cpu>=1.9",  # nearest embeddings in tests; MIT
         "wandb>=0.19",  # runs go on under their id, proved with the package itself, offline; MIT
         *ONNX,
         "setuptools>=68",  # the wheel test builds one; MIT
