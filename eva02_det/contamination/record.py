@@ -1,4 +1,4 @@
-"""What a search for duplicates found: the record that reports, studies and filters are made from, read and written with checks."""
+"""What a search for duplicates found: the record that reports, studies and filters are made from, read with checks."""
 
 import csv
 import io

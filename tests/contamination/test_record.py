@@ -71,7 +71,7 @@ def test_the_tables_hold_every_pair_and_every_group_whatever_the_names_contain(t
         for corpus in ("coco", "any")
         for group, value in (("all", ""), ("split", "val2017"), ("frequency", "rare"))
     ]
-    assert affected[2]["categories"] == "3" and affected[0]["of_instances"] == "9"
+    assert (affected[2]["categories"], affected[0]["of_instances"]) == ("3", "9")
 
 
 def broken(change: str) -> Any:
