@@ -4,8 +4,6 @@ Axes: B images, S pixels of a side.
 """
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from eva02_det.utils.broken import BrokenImages
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.randomness import seeded
 from eva02_mim.batches import ImageBatches
 from eva02_mim.crops import Crop, Pixels
 from eva02_mim.labelled import ClassFolder, class_folder
@@ -25,24 +24,6 @@ from eva02_mim.loader import MimLoader
 from eva02_mim.normalise import CLIP_MEAN, CLIP_STD
 
 SHOWN = 5  # names in a sentence
-
-
-@contextmanager
-def seeded_generators(seed: int) -> Iterator[None]:
-    """Inside, the global generators of Python, numpy and torch's CPU start from `seed`; afterwards they are as they were.
-
-    timm's transforms draw from all three.
-    """
-    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_state)
 
 
 @dataclass(frozen=True)
@@ -60,7 +41,7 @@ class TrainCrop:
     def __call__(self, image: Image.Image, side: int, rng: random.Random) -> Pixels:
         """RGB image -> uint8 [S, S, 3]."""
         transform = timm_transform(side, (self.area[0], self.area[1]), self.augment, self.flip)
-        with seeded_generators(rng.getrandbits(63)):
+        with seeded(rng.getrandbits(63)):  # timm draws from the global generators of Python, NumPy and torch
             made = transform(image)
         return np.ascontiguousarray(np.moveaxis(np.asarray(made), 0, -1))
 

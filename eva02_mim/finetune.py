@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eva02_det.launch import preemption
 from eva02_det.utils.broken import account_of_all
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.randomness import generators_kept
 from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
 from eva02_mim import finetune_build as parts
@@ -146,11 +147,15 @@ class FinetuneRun:
         return bool(comm.all_gather(self.evaluations.has(done))[0])
 
     def _evaluate(self, done: int, reporter: Reporter) -> None:
-        """Score the weights and their average on all validation images; every rank must call this."""
+        """Score the weights and their average on all validation images; every rank must call this.
+
+        The training goes on with the random numbers that it would have drawn without.
+        """
         if self.questions is None or self.reading is None:
             return
         models = {RAW: bare(self.model)} | ({} if self.average is None else {EMA: self.average.model})
-        scores = score_all(models, self.questions, self.reading)
+        with generators_kept():
+            scores = score_all(models, self.questions, self.reading)
         numbers = {f"{name}/{key}": value for name, found in scores.items() for key, value in found.items()}
         reporter.validation(done, numbers)
         is_best = self.evaluations.add(done, done / self.loader.steps_per_epoch, scores)

@@ -126,7 +126,8 @@ class CroppedImages(Dataset[Cropped]):
 
 def batches_of(images: CroppedImages, *, workers: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images [B, 3, S, S] on the device, their places [B] on the host); UserError that names an unreadable image."""
-    loader = DataLoader(images, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda")
+    own = torch.Generator()  # the loader would draw a seed, which nobody uses, from the global one
+    loader = DataLoader(images, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda", generator=own)
     for batch in loader:
         if batch.problem:
             raise UserError(batch.problem)

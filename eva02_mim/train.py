@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from eva02_det.launch import preemption
 from eva02_det.utils.broken import account_of_all
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.randomness import generators_kept
 from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
 from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
@@ -130,7 +131,8 @@ class Run:
         return not comm.all_gather(was_reported(self.settings.output_dir, start, VALIDATION))[0]
 
     def _validate(self, done: int, reporter: Reporter) -> dict[str, float]:
-        found = {} if self.validation is None else {VALIDATION: validation_loss(self.step, self.validation)}
+        with generators_kept():  # the training draws what it would have drawn without
+            found = {} if self.validation is None else {VALIDATION: validation_loss(self.step, self.validation)}
         reporter.validation(done, found)
         return found
 

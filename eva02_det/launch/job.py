@@ -56,7 +56,10 @@ class Job:
         return [str(Path(self.code, "tools", entry.tool)), *entry.options, *resume, *self.arguments]
 
     def __call__(self) -> None:
-        """Run the tool as if it had been called. Ends with its status; when told to stop by USR2, the job is queued again."""
+        """Run the tool as if it had been called. Ends with its status; when told to stop by USR2, the job is queued again.
+
+        What has ended well stays so: a signal between here and the end of the process would make a failure of it.
+        """
         os.chdir(self.home)
         sys.argv = self.argv()
         try:
@@ -68,6 +71,7 @@ class Job:
         except SystemExit as ended:
             if ended.code:
                 raise
+        preemption.ignore()
 
     def checkpoint(self) -> "DelayedSubmission":
         """What submitit runs when the job starts again: the same."""

@@ -133,6 +133,13 @@ def stop_agreed() -> str | None:
     return _request.agreed()
 
 
+def ignore() -> None:
+    """All is done: USR2 and TERM change nothing any more, not even while the interpreter ends, when handlers are gone."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _LEVELS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def noticed() -> str | None:
     """What this process alone was told, for places where the ranks are not in step."""
     return _request.noticed

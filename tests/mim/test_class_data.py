@@ -11,12 +11,12 @@ from timm.data import create_transform
 from timm.data.auto_augment import RandAugment
 
 from eva02_det.utils.errors import UserError
+from eva02_det.utils.randomness import seeded
 from eva02_mim.class_data import (
     TrainCrop,
     open_classes,
     posterize,
     require_same_classes,
-    seeded_generators,
     timm_transform,
     train_loader,
 )
@@ -59,7 +59,7 @@ def test_the_training_crop_is_timm_s_with_the_published_arguments():
     for seed in range(20):
         image = noise(seed)
         crop = TrainCrop()(image, SIDE, random.Random(seed))
-        with seeded_generators(random.Random(seed).getrandbits(63)):
+        with seeded(random.Random(seed).getrandbits(63)):
             wanted = theirs(image)
         torch.testing.assert_close(normalise(torch.from_numpy(crop).permute(2, 0, 1)[None])[0], wanted, rtol=0, atol=2e-6)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from detectron2.engine import launch
@@ -25,6 +26,7 @@ from eva02_mim.finetune_eval import evaluate_checkpoint
 from eva02_mim.finetune_step import FinetuneStep, Labelled
 from eva02_mim.groups import frozen_decay, layer_decay_groups
 from eva02_mim.normalise import Normalise
+from eva02_mim.progress import Reporter
 from tests.mim.class_pictures import CLASSES, TOOL, arguments, draw_classes, finetune_all, nano_config, record
 from tests.mim.nano_run import ToolRun, lines, losses
 
@@ -264,6 +266,17 @@ def test_a_run_stopped_between_checkpoint_and_evaluation_makes_up_for_it(
     finetune(nano_config(data, stopped, **TWO), resume=True)
     assert record(stopped) == record(whole)
     assert losses(stopped) == losses(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_evaluation_leaves_the_random_numbers_of_the_training_as_they_are(data: Path, tmp_path: Path, workers: int):
+    run = FinetuneRun(nano_config(data, tmp_path / "run", **TWO, dataloader__validation__workers=workers))
+    reporter = Reporter(run.settings.output_dir, run.steps, start=0)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    run._evaluate(4, reporter)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
 
 
 def test_a_folder_of_an_earlier_run_is_not_written_over(data: Path, whole: Path):

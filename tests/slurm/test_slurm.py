@@ -17,7 +17,7 @@ from tests.mim.nano_run import RECIPE, ToolRun, draw_pictures
 from tests.slurm.cluster import ROOT, Cluster, lacking
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.skipif(bool(lacking()), reason=lacking())]
-DETECTOR = Path(__file__).with_name("small_detector.py")
+DETECTOR, STUDENT = (Path(__file__).with_name(name) for name in ("small_detector.py", "slow_student.py"))
 TWO = ("--tasks-per-node", "2", "--cpus-per-task", "1", "--time", "10", "--signal-before", "30")
 SAVED = "told to stop by SIG"
 
@@ -85,9 +85,10 @@ def test_detection_queued_again_twice_and_signalled_once_ends_as_it_would_have(c
 
 def test_pretraining_in_an_array_of_which_one_run_is_interrupted(cluster: Cluster, tmp_path: Path):
     steps = 300
-    settings = [f"train.output_dir={tmp_path}", f"train.max_steps={steps}", *pictures(cluster)]
+    slow = "dataloader.train.source.pause_s=0.02"  # 16 images, 8 at a time: 12 s at least
+    settings = [f"train.output_dir={tmp_path}", f"train.max_steps={steps}", *pictures(cluster), slow]
     runs = ("--array", "train.seed=3 train.checkpoints.keep=2", "train.seed=3 train.checkpoints.keep=4")
-    first, second = cluster.submit("pretrain", *TWO, *runs, "--", "--config-file", str(RECIPE), *settings)
+    first, second = cluster.submit("pretrain", *TWO, *runs, "--", "--config-file", str(STUDENT), *settings)
     assert second.endswith("_1")
     interrupt(cluster, second, tmp_path / "001", tmp_path / "launch", steps)
     cluster.finish(first, tmp_path / "launch")
@@ -100,12 +101,14 @@ def test_pretraining_in_an_array_of_which_one_run_is_interrupted(cluster: Cluste
 
 def test_a_time_limit_and_an_urgent_job_only_delay_a_run(cluster: Cluster, tmp_path: Path):
     """A run of one task, first signalled as its time ends, then preempted by a job that needs the whole node."""
-    steps = 600
+    steps = 500
+    slow = "dataloader.train.source.pause_s=0.05"  # 50 s at least: SLURM looks for times that are over every 30 s
     settings = [f"train.max_steps={steps}", *pictures(cluster)]
     whole = ToolRun(cluster.folder.parent / "data/pictures", tmp_path / "whole", *settings)
     small = ("--cpus-per-task", "1", "--time", "60", "--signal-before", "60", "--partition", "main")
     run, logs = tmp_path / "run", tmp_path / "run/launch"
-    (job,) = cluster.submit("pretrain", *small, "--", "--config-file", str(RECIPE), *settings, f"train.output_dir={run}")
+    asked = ("--config-file", str(STUDENT), *settings, slow, f"train.output_dir={run}")
+    (job,) = cluster.submit("pretrain", *small, "--", *asked)
     cluster.wait(job, logs, lambda: len(trace(run)) >= 5)
     cluster.end_within_a_minute(job)
     cluster.wait(job, logs, lambda: cluster.restarts(job) == 1)
