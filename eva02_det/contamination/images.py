@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from eva02_det.contamination.fingerprints import small_image
 from eva02_det.data.image_files import SourceImage
 from eva02_det.utils.sources.remote import reason
 
@@ -30,6 +31,23 @@ def decode(content: bytes) -> Pixels:
     try:
         image = SourceImage(BytesIO(content))
         return _eight_bits(content) if image.is_deep else np.asarray(image.decode())
+    except _DAMAGE as error:
+        raise Unreadable(reason(error)) from error
+
+
+def header(content: bytes) -> tuple[tuple[int, int], bool]:
+    """(height, width) of the upright picture, and whether it has more than 8 bits; Unreadable where it is no image."""
+    try:
+        image = SourceImage(BytesIO(content))
+        return image.size, image.is_deep
+    except _DAMAGE as error:
+        raise Unreadable(reason(error)) from error
+
+
+def brightness(content: bytes) -> NDArray[np.uint8]:
+    """[H, W], not necessarily upright and of a JPEG at a fraction of its size: what fingerprints need."""
+    try:
+        return small_image(content)
     except _DAMAGE as error:
         raise Unreadable(reason(error)) from error
 

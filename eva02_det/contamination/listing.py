@@ -5,10 +5,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from eva02_det.data.lvis import relative_path
 from eva02_det.data.objects365 import ImageFinder
@@ -136,15 +137,28 @@ def locator(place: Place) -> Callable[[str], str]:
     return lambda file: str(find(file))
 
 
-def stream(json_file: str, section: str) -> Iterator[Any]:
-    """The entries of a top-level list of a JSON file, one by one; UserError where it is no JSON."""
+def stream(json_file: str, section: str, *, whole: bool = False) -> Iterator[Any]:
+    """The entries of a top-level list of a JSON file, one by one; whole: the value itself, alone. UserError for no JSON."""
+    with _parsed(json_file) as (ijson, content):
+        yield from ijson.items(content, section if whole else f"{section}.item", use_float=True)
+
+
+def top_level_keys(json_file: str) -> list[str]:
+    """Of a JSON object, in its order."""
+    with _parsed(json_file) as (ijson, content):
+        return [value for prefix, event, value in ijson.parse(content) if event == "map_key" and not prefix]
+
+
+@contextmanager
+def _parsed(json_file: str) -> Iterator[tuple[Any, BinaryIO]]:
+    """(ijson, the open file); what ijson does not understand ends in a UserError."""
     try:
         import ijson
     except ModuleNotFoundError as error:
         raise UserError("annotation files are read as a stream by ijson; pip install 'eva02-det[contamination]'") from error
     with remote.opened(json_file) as content:
         try:
-            yield from ijson.items(content, f"{section}.item", use_float=True)
+            yield ijson, content
         except ijson.JSONError as error:
             text = " ".join(str(error).partition("\n")[0].split())
             raise UserError(f"{json_file}: not valid JSON ({text}); write or download the annotations again") from error

@@ -70,6 +70,14 @@ class Record:
         """Ids of the evaluation images that those corpora hold; of all corpora without names."""
         return {one["image_id"] for one in self.pairs(corpora, confirmed_only)}
 
+    def lines(self) -> Iterator[str]:
+        """The numbers of each corpus, and of all together, in words."""
+        for name, numbers in self.data["affected"].items():
+            splits = ", ".join(f"{split} {part['images']} of {part['of_images']}" for split, part in numbers["splits"].items())
+            images = f"{numbers['images']} of {numbers['of_images']} images of {self.evaluation} ({splits})"
+            instances = f"{numbers['instances']} of {numbers['of_instances']} instances"
+            yield f"{'all corpora' if name == ANY else name}: {images}, {instances}"
+
     def save(self, folder: str | Path) -> None:
         """Write report.json, pairs.csv and affected.csv, each atomically, the first one last."""
         place = Path(folder)

@@ -119,6 +119,10 @@ class TarShards(Source):
             member = f"byte {start}"
         return f"{self.shards[shard]}/{member}"
 
+    def shard_of(self, number: int) -> int:
+        """In which of `shards` an image is."""
+        return int(np.searchsorted(self._ends, number, side="right"))
+
     def __getstate__(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.__dict__.items() if key != "_lock"}
         return {**kept, "_spans": None, "_open": OrderedDict()}  # a worker opens and maps what it needs
@@ -131,7 +135,7 @@ class TarShards(Source):
         if self._spans is None:
             self._spans = np.memmap(self.folder / "spans.bin", dtype=np.int64, mode="r", shape=(len(self), 2))
         start, size = self._spans[number].tolist()
-        return int(np.searchsorted(self._ends, number, side="right")), start, size
+        return self.shard_of(number), start, size
 
     def _read(self, shard: int, start: int, end: int) -> bytes:
         path = self.shards[shard]
