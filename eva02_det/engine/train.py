@@ -17,7 +17,7 @@ from eva02_det.checkpoint.io import read_file, state_dict_of
 from eva02_det.checkpoint.load import check_source, load_weights
 from eva02_det.engine.architecture import for_inference
 from eva02_det.engine.ema import EmaHook, ModelEma
-from eva02_det.engine.evaluate import WEIGHTS, Evaluation, Results, prefixed
+from eva02_det.engine.evaluate import WEIGHTS, Evaluation, Pass, Results, prefixed
 from eva02_det.engine.faults import Faults
 from eva02_det.engine.inputs import require_classes
 from eva02_det.engine.model_folder import is_model_folder
@@ -103,6 +103,18 @@ def evaluate(config: DictConfig) -> Results:
     `train.ema.eval_only` says which weights of the file: "raw", "ema" or "both"; a node `tta` asks for test-time augmentation,
     see `tta_wrapper`. The ranks write what they found and leave their process group; the main process alone scores.
     """
+    evaluation, passes = predict(config)
+    if not passes:
+        return {}
+    results: Results = {}
+    for one in passes:
+        results |= prefixed(one.prefix, _scored(one.folder) if one.results is None else one.results)
+    evaluation.report(results)
+    return results
+
+
+def predict(config: DictConfig) -> tuple[Evaluation, list[Pass]]:
+    """The part of `evaluate` before the scoring. The passes are for the main process; the others get none."""
     checkpoint = get(config, "train.init_checkpoint", "")
     if not checkpoint:
         raise UserError("--eval-only needs weights; pass train.init_checkpoint=FILE")
@@ -128,13 +140,7 @@ def evaluate(config: DictConfig) -> Results:
         passes = evaluation.passes(augmented(model), evaluation.home, which=which, average=average)
     is_main = comm.is_main_process()
     leave()
-    if not is_main:
-        return {}
-    results: Results = {}
-    for one in passes:
-        results |= prefixed(one.prefix, _scored(one.folder) if one.results is None else one.results)
-    evaluation.report(results)
-    return results
+    return evaluation, passes if is_main else []
 
 
 def build_model(config: DictConfig) -> nn.Module:

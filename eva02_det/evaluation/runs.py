@@ -1,6 +1,6 @@
 """Many masks as one column of COCO's compressed run lengths, encoded and measured all at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,19 @@ class Runs:
 
     def areas(self) -> NDArray[np.int64]:
         """[N] pixels of each mask."""
-        areas = np.zeros(len(self), np.int64)
+        return self._summed(_areas)
+
+    def pixels(self) -> NDArray[np.int64]:
+        """[N] pixels that the runs of 0 and 1 of each mask cover together: height times width of its image."""
+        return self._summed(_pixels)
+
+    def _summed(self, count: Callable[["Runs"], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """[N] what `count` says of the masks of a piece, piece by piece."""
+        found = np.zeros(len(self), np.int64)
         for start, stop in _pieces(self.ends):
             offset = self.ends[start - 1] if start else 0
-            areas[start:stop] = _areas(Runs(self.text[offset : self.ends[stop - 1]], self.ends[start:stop] - offset))
-        return areas
+            found[start:stop] = count(Runs(self.text[offset : self.ends[stop - 1]], self.ends[start:stop] - offset))
+        return found
 
 
 def join(parts: Sequence[Runs]) -> Runs:
@@ -155,13 +163,29 @@ def _compress(lengths: NDArray[np.int64], first: NDArray[np.int64]) -> Runs:
 
 def _areas(runs: Runs) -> NDArray[np.int64]:
     """Pixels of the masks of one piece."""
+    numbers, position, later, ends = _stored(runs)
+    return _totals(np.where(position % 2, numbers * later, 0), ends)  # runs of 1 are at the odd positions
+
+
+def _pixels(runs: Runs) -> NDArray[np.int64]:
+    """Pixels of the images of one piece's masks."""
+    numbers, position, later, ends = _stored(runs)
+    return _totals(numbers * np.where(position, later, 1), ends)  # nothing is a difference to the first run
+
+
+def _stored(runs: Runs) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """[C] the stored numbers, their place in their mask, and in how many runs each counts; [N] where each mask ends."""
     numbers, ends = _numbers(runs)
     counts = np.diff(ends, prepend=0)
     position = np.arange(len(numbers)) - np.repeat(ends - counts, counts)
-    # a stored difference counts in its own run and in all later runs of its colour: those of 1 are at the odd positions
-    later = (np.repeat(counts, counts) - position + 1) // 2
-    totals = np.concatenate([[0], np.cumsum(np.where(position % 2, numbers * later, 0))])
-    return totals[ends] - totals[ends - counts]
+    # a stored difference counts in its own run and in all later runs of its colour
+    return numbers, position, (np.repeat(counts, counts) - position + 1) // 2, ends
+
+
+def _totals(values: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[N] sums over the runs of each mask."""
+    totals = np.concatenate([[0], np.cumsum(values)])
+    return totals[ends] - np.concatenate([[0], totals[ends][:-1]])
 
 
 def _numbers(runs: Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

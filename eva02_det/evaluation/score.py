@@ -10,6 +10,7 @@ from typing import Any
 
 import eva02_det  # noqa: F401  activates the provider of detectron2
 from eva02_det.evaluation.backends import DEFAULT
+from eva02_det.evaluation.halves import HALVES, half
 from eva02_det.evaluation.metrics import Metrics
 from eva02_det.evaluation.predictions import read_results
 from eva02_det.evaluation.rules import AREA_BINS, BENCHMARKS, TASKS
@@ -60,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--tasks", nargs="+", choices=TASKS, help="default: boxes, and masks where both sides have them")
     options.add_argument("--max-detections", nargs="+", type=int, help="COCO: limits per image and class; LVIS: one per image")
     options.add_argument("--area-bins", choices=AREA_BINS, help="fine: 13 finer sizes beside small, medium and large")
-    options.add_argument("--image-ids", metavar="FILE", help="JSON list of the images that count")
+    images = options.add_mutually_exclusive_group()
+    images.add_argument("--image-ids", metavar="FILE", help="JSON list of the images that count")
+    images.add_argument("--half", choices=HALVES, help="one of two fixed halves of the images alone counts")
     options.add_argument("--seen-only", action="store_const", const=True, help="only images with predictions count")
     options.add_argument("--backend", help=f"who computes (default {DEFAULT}); pycocotools and lvis are the slow references")
     options.add_argument("--write-results", action="store_const", const=True, help="write the predictions as one JSON file too")
@@ -73,12 +76,15 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     chosen = vars(parser().parse_args())
     source, annotations, benchmark = Path(chosen.pop("predictions")), chosen.pop("annotations"), chosen.pop("benchmark")
-    out = chosen.pop("out")
+    out, which = chosen.pop("out"), chosen.pop("half")
     changes = {name: value for name, value in chosen.items() if value is not None}
     if "max_detections" in changes:
         changes["max_detections"].sort()
     if "image_ids" in changes:
-        changes["image_ids"] = _image_ids(changes["image_ids"])
+        changes["image_ids"] = read_image_ids(changes["image_ids"])
+    if which:
+        file = annotations or (read_description(source).annotation_file if source.is_dir() else "")
+        changes["image_ids"] = half(read_truth(str(file), masks=False).image_ids.tolist(), which)
     if source.is_dir():
         score_folder(source, out=out, **changes, **({"annotation_file": annotations} if annotations else {}))
         return
@@ -87,7 +93,8 @@ def main() -> None:
     score_results(source, annotations, benchmark, out=out, **changes)
 
 
-def _image_ids(file: str) -> list[int | str]:
+def read_image_ids(file: str) -> list[int | str]:
+    """The JSON list of `--image-ids`."""
     try:
         ids = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
