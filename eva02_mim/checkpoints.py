@@ -24,6 +24,7 @@ from eva02_det.utils.config import get
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.processes import on_main
 from eva02_det.utils.randomness import random_state, set_random_state
+from eva02_det.utils.wandb_run import forget_run
 from eva02_mim.parallel import bare, is_sharded
 
 PREFIX, SUFFIX = "checkpoint_", ".pt"
@@ -143,7 +144,11 @@ def newest(folder: str | Path) -> Path | None:
     return on_main(store_in(folder).newest)
 
 
-def begun(folder: str | Path) -> Path | None:
-    """The last file of an earlier run, whole or not, None where there is none; every rank must ask."""
+def require_own_folder(folder: str | Path, *, resume: bool) -> None:
+    """UserError where a run that does not go on with an earlier one would write over it; every rank must ask."""
     found = files_of(folder)
-    return comm.all_gather(found[-1] if found else None)[0]
+    earlier = comm.all_gather(found[-1] if found else None)[0]
+    if earlier is not None and not resume:
+        raise UserError(f"{earlier} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
+    if not resume:
+        forget_run(folder)

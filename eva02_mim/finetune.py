@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from eva02_det.launch import preemption
 from eva02_det.utils.broken import account_of_all
-from eva02_det.utils.errors import UserError
 from eva02_det.utils.randomness import generators_kept
-from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
 from eva02_mim import finetune_build as parts
 from eva02_mim.accuracy import score_all
 from eva02_mim.average import Average
-from eva02_mim.checkpoints import SUFFIX, Checkpoints, begun, newest, options_of
+from eva02_mim.checkpoints import SUFFIX, Checkpoints, newest, options_of, require_own_folder
 from eva02_mim.classifier import Classifier
 from eva02_mim.evaluations import EMA, RAW, Evaluations
 from eva02_mim.finetune_step import FinetuneStep, Labelled
@@ -40,11 +38,7 @@ def finetune(config: DictConfig, *, resume: bool = False) -> Evaluations:
     stopped; where there is none it begins. Told to stop (see `preemption`), it saves after its step and raises `Stopped`.
     """
     parts.check_settings(config)
-    found = begun(config.train.output_dir)
-    if found is not None and not resume:
-        raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
-    if not resume:
-        forget_run(config.train.output_dir)
+    require_own_folder(config.train.output_dir, resume=resume)
     run = FinetuneRun(config)
     run.go(run.resume())
     return run.evaluations

@@ -9,11 +9,9 @@ from omegaconf import DictConfig
 
 from eva02_det.launch import preemption
 from eva02_det.utils.broken import account_of_all
-from eva02_det.utils.errors import UserError
 from eva02_det.utils.randomness import generators_kept
-from eva02_det.utils.wandb_run import forget_run
 from eva02_mim import build
-from eva02_mim.checkpoints import Checkpoints, begun, newest, options_of
+from eva02_mim.checkpoints import Checkpoints, newest, options_of, require_own_folder
 from eva02_mim.guard import Guard
 from eva02_mim.parallel import bare, distribute
 from eva02_mim.progress import Reporter, Speed, flops_per_image, peak_tflops, was_reported
@@ -32,11 +30,7 @@ def train(config: DictConfig, *, resume: bool = False) -> dict[str, float]:
     stopped; where there is none it begins. Told to stop (see `preemption`), it saves after its step and raises `Stopped`.
     """
     build.check_settings(config)
-    found = begun(config.train.output_dir)
-    if found is not None and not resume:
-        raise UserError(f"{found} is of an earlier run; pass --resume to go on with it, or another train.output_dir")
-    if not resume:
-        forget_run(config.train.output_dir)
+    require_own_folder(config.train.output_dir, resume=resume)
     run = Run(config)
     start = run.resume()
     if start >= run.steps and not run.owes_validation(start):

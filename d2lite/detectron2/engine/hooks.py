@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from fvcore.common.checkpoint import PeriodicCheckpointer as _Checkpoints
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
 from torch.optim import Optimizer
@@ -19,7 +18,7 @@ from ..solver import LRMultiplier
 from ..utils.events import EventWriter
 from .train_loop import HookBase
 
-__all__ = ["IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"]
+__all__ = ["IterationTimer", "LRScheduler", "PeriodicWriter"]
 
 
 class IterationTimer(HookBase):
@@ -86,16 +85,6 @@ class PeriodicWriter(HookBase):
     def _write(self) -> None:
         for writer in self._writers:
             writer.write()
-
-
-class PeriodicCheckpointer(_Checkpoints, HookBase):
-    """fvcore's PeriodicCheckpointer(checkpointer, period, max_to_keep=...) after each step."""
-
-    def before_train(self) -> None:
-        self.max_iter = self.trainer.max_iter
-
-    def after_step(self) -> None:
-        self.step(self.trainer.iter)
 
 
 class LRScheduler(HookBase):
