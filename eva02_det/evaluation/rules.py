@@ -80,7 +80,7 @@ def detections(
         areas=areas,
         masks=masks if task == "segm" else None,
     )
-    return _taken(found, np.flatnonzero(areas > 0)) if truth.federated else found  # as LVIS's reference
+    return taken(found, np.flatnonzero(areas > 0)) if truth.federated else found  # as LVIS's reference
 
 
 def best(groups: NDArray[np.integer], scores: NDArray[np.floating], limit: int) -> NDArray[np.int64]:
@@ -102,14 +102,14 @@ def join(parts: Sequence[Detections]) -> Detections:
         masks=runs.join(masks) if masks else None,
     )
     in_order = (np.diff(together.image) >= 0).all()
-    return together if in_order else _taken(together, np.argsort(together.image, kind="stable"))
+    return together if in_order else taken(together, np.argsort(together.image, kind="stable"))
 
 
 def of_categories(found: Detections, rows: NDArray[np.integer]) -> Detections:
     """The detections of some categories, on their rows among these. rows: ascending."""
     place = np.minimum(np.searchsorted(rows, found.category), len(rows) - 1)
     kept = np.flatnonzero(rows[place] == found.category)
-    return replace(_taken(found, kept), category=place[kept].astype(np.int32))
+    return replace(taken(found, kept), category=place[kept].astype(np.int32))
 
 
 def label_rows(truth: Truth, category_ids: Mapping[int, int] | None) -> NDArray[np.int64]:
@@ -159,6 +159,7 @@ def _was_looked_for(truth: Truth, image: NDArray[np.integer], category: NDArray[
     return np.isin(truth.pairs(image, category), known)
 
 
-def _taken(found: Detections, rows: NDArray[np.integer]) -> Detections:
+def taken(found: Detections, rows: NDArray[np.integer]) -> Detections:
+    """These detections, in this order. rows: [N'] of the detections."""
     masks = None if found.masks is None else found.masks.take(rows)
     return Detections(found.image[rows], found.category[rows], found.boxes[rows], found.scores[rows], found.areas[rows], masks)
