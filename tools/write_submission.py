@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eva02_det.data.registration import require_config_datasets
+from eva02_det.data.registration import require_datasets
 from eva02_det.engine.setup import argument_parser, configure, set_up
 from eva02_det.engine.submission import Submission, find, overrides
 from eva02_det.evaluation.halves import HALVES
@@ -66,7 +66,7 @@ def main() -> None:
     if not options.model:
         raise UserError("give --model, a model folder or, with --config-file, a checkpoint; or --predictions DIR")
     options.eval_only, options.opts = True, [*overrides(options.dataset, options.out), *options.opts]
-    require_config_datasets(configure(options)[0])
+    require_datasets(configure(options)[0].dataloader.test.dataset.names)  # the training set need not be there
     start(run, options)
 
 

@@ -3,6 +3,7 @@
 import fnmatch
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,11 +144,13 @@ def _check_entries(stream: TextIO, checked: Checked, expected: Expected) -> None
     try:
         for entry in elements(stream):
             entries.add(entry)
-    except (ValueError, zipfile.BadZipFile) as error:  # what is no UTF-8 is a ValueError too
-        remedy = "write the file again"
-        checked.faults.append(f"{checked.file.name} is no whole JSON list: entry {entries.count}: {error}; {remedy}")
+    except (ValueError, zipfile.BadZipFile, zlib.error) as error:  # what is no UTF-8 is a ValueError too
+        broken = f"{checked.file.name} is no whole JSON list: entry {entries.count}: {error}; write the file again"
+        checked.faults.append(broken)
     checked.faults += entries.end()
     checked.task, checked.detections, checked.images = entries.task, entries.count, len(entries.per_image)
+    if checked.faults and not entries.count:
+        return
     if not entries.count:
         checked.faults.append(f"{checked.file.name} has no detection; look whether the model found any and write it again")
         return

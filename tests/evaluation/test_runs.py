@@ -95,3 +95,11 @@ def test_a_missing_mask_has_no_area_and_no_bytes():
 def test_text_that_is_no_run_lengths_is_refused(text):
     with pytest.raises(UserError, match="run lengths"):
         runs.from_texts([text]).areas()
+
+
+def test_the_runs_of_a_mask_cover_every_pixel_of_its_image():
+    for height, width in [(1, 1), (7, 13), (64, 48)]:
+        column = runs.join([runs.encode(noise(5, height, width, share)) for share in (0.0, 0.02, 0.5, 1.0)])
+        assert column.pixels().tolist() == [height * width] * 20
+    mixed = runs.join([runs.encode(torch.ones(1, 4, 5)), runs.no_masks(1), runs.encode(torch.zeros(2, 6, 2))])
+    assert mixed.pixels().tolist() == [20, 0, 12, 12]
