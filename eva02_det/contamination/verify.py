@@ -46,7 +46,7 @@ class Verdict:
     damage: str | None = None
 
 
-_WHOLE = Alignment(similarity=1.0, coverage=1.0, flip=False, quarter_turns=0, window=[0.0, 0.0, 1.0, 1.0])
+_WHOLE = Alignment(similarity=1.0, coverage=1.0, flip=False, quarter_turns=0, window=(0.0, 0.0, 1.0, 1.0))
 
 
 class Verifier:

@@ -93,8 +93,9 @@ def in_processes(
         begin(*arguments)
         yield from map(do, items)
         return
-    # forked children would inherit the locks of whatever threads run here
-    pool = ProcessPoolExecutor(min(processes, len(items)), get_context("spawn"), _begin_child, (begin, arguments))
+    context = get_context("forkserver")  # children forked from here would inherit the locks of whatever threads run
+    context.set_forkserver_preload([begin.__module__])  # torch and all else is imported once, not in every child
+    pool = ProcessPoolExecutor(min(processes, len(items)), context, _begin_child, (begin, arguments))
     before = set(active_children())
     try:
         for future in as_completed([pool.submit(do, item) for item in items]):

@@ -19,13 +19,18 @@ WAIT_S = 120.0  # for the first task to have the job queued again
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry point. resumes: it takes --resume; plans: it takes --dry-run; has_folder: it writes to train.output_dir."""
+    """An entry point. resumes: it takes --resume; plans: it takes --dry-run; has_folder: it writes to train.output_dir.
+
+    out: the option that names its folder instead. sharded: an array does its work in parts, --shard I/N; --merge ends it.
+    """
 
     tool: str
     options: tuple[str, ...] = ()
     resumes: bool = False
     plans: bool = True
     has_folder: bool = True
+    out: str = ""
+    sharded: bool = False
 
 
 ENTRIES = {
@@ -33,7 +38,7 @@ ENTRIES = {
     "eval": Entry("lazyconfig_train_net.py", ("--eval-only",)),
     "pretrain": Entry("pretrain.py", resumes=True),
     "finetune": Entry("finetune_classifier.py", resumes=True),
-    "find_duplicates": Entry("find_duplicates.py", plans=False, has_folder=False),
+    "find_duplicates": Entry("find_duplicates.py", plans=False, has_folder=False, out="--out", sharded=True),
 }
 
 

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--array",
         nargs="+",
         metavar="OVERRIDES",
-        help='one run for each, such as "optimizer.lr=1e-4 train.seed=1"; or a file of lines',
+        help='one run for each, such as "optimizer.lr=1e-4 train.seed=1"; or a file of lines; of find_duplicates: how many parts',
     )
     add("--max-requeues", type=int, default=100, help="after so many time limits it is not queued again (default 100)")
     add(
@@ -106,6 +106,14 @@ class Plan:
         """What each run calls, a line each."""
         return "\n".join(shlex.join(job.argv()) for job in self.jobs)
 
+    def afterwards(self) -> str:
+        """The command that puts the parts of an array together; "" where nothing is in parts."""
+        first = self.jobs[0]
+        if "--shard" not in first.arguments[-2:] or not ENTRIES[first.entry].sharded:
+            return ""
+        tool = self.code.checkout / "tools" / ENTRIES[first.entry].tool
+        return shlex.join([sys.executable, str(tool), *first.arguments[:-2], "--merge"])
+
 
 def make_plan(options: argparse.Namespace, arguments: Sequence[str], checkout: Path) -> Plan:
     """The jobs that a command line asks for; takes the snapshot they run from, unless it is a dry run.
@@ -114,6 +122,11 @@ def make_plan(options: argparse.Namespace, arguments: Sequence[str], checkout: P
     """
     request = request_of(options)
     request.check()
+    if ENTRIES[options.entry].sharded and request.world > 1:
+        raise UserError(
+            f"{options.entry} is one process, which starts others on its node; give --array N in place of --nodes and "
+            "--tasks-per-node, and at most --gpus-per-node 1"
+        )
     if not options.local:
         for sentence in cluster.check_cluster(request):
             sys.stderr.write(f"note: {sentence}\n")
@@ -170,8 +183,12 @@ def request_of(options: argparse.Namespace) -> Request:
 
 
 def _folder(entry: str, arguments: Sequence[str]) -> Path:
-    """What train.output_dir names; else a new one below output/, after the config and the time."""
+    """What train.output_dir or the entry's own option names; else a new one below output/, after the config and the time."""
     named = [text.removeprefix(FOLDER) for text in arguments if text.startswith(FOLDER)]
+    if out := ENTRIES[entry].out:
+        after = zip(arguments, arguments[1:])
+        named = [value for option, value in after if option == out]
+        named += [text.partition("=")[2] for text in arguments if text.startswith(f"{out}=")]
     if named:
         return Path(named[-1]).absolute()
     configs = [Path(text).stem for text in arguments if text.endswith((".py", ".yaml"))]
@@ -184,6 +201,8 @@ def _runs(options: argparse.Namespace, arguments: list[str], folder: Path) -> li
     arguments = [text for text in arguments if not (own and text.startswith(FOLDER))]
     if not options.array:
         return [([*arguments, *([f"{FOLDER}{folder}"] if own else [])], folder)]
+    if ENTRIES[options.entry].sharded:
+        return [([*arguments, "--shard", part], folder) for part in _parts(options.array)]
     if not own:
         raise UserError(f"--array needs an entry point that has a config to override; {options.entry} has none")
     runs = []
@@ -191,6 +210,13 @@ def _runs(options: argparse.Namespace, arguments: list[str], folder: Path) -> li
         place = folder / f"{number:03d}"
         runs.append(([*arguments, *overrides, f"{FOLDER}{place}"], place))
     return runs
+
+
+def _parts(values: list[str]) -> list[str]:
+    """What --shard gets in each run."""
+    if len(values) != 1 or not values[0].isdigit() or int(values[0]) < 1:
+        raise UserError(f"--array {' '.join(values)}: of this entry point it is a number, of how many parts the work is made")
+    return [f"{number}/{values[0]}" for number in range(int(values[0]))]
 
 
 def _array(values: list[str]) -> list[list[str]]:

@@ -1,10 +1,12 @@
 """From a command line to jobs: which runs, in which folders, from which code."""
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
-from eva02_det.launch.job import ENTRIES
+from eva02_det.launch.job import ENTRIES, Entry
 from eva02_det.launch.plan import Plan, make_plan, parser, split
 from eva02_det.utils.errors import UserError
 
@@ -97,9 +99,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
 def test_the_folder_of_an_earlier_run_is_gone_on_with_only_if_asked(trace: str, tmp_path: Path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / trace).write_text("")
-    with pytest.raises(
-        UserError, match=r"r holds an earlier run; pass -- --resume \.\.\. to go on with it, or another"
-    ):
+    with pytest.raises(UserError, match=r"r holds an earlier run; pass -- --resume \.\.\. to go on with it, or another"):
         plan("train", "--", "--config-file", "c.py", "train.output_dir=r")
     (job,) = plan("train", "--", "--resume", "--config-file", "c.py", "train.output_dir=r").jobs
     assert job.argv().count("--resume") == 1
@@ -120,8 +120,32 @@ def test_requests_that_cannot_be_met_are_refused(arguments: list[str], sentence:
         plan("train", *arguments, "--", "--config-file", "c.py")
 
 
-@pytest.mark.skipif((ROOT / "tools/find_duplicates.py").is_file(), reason="this version has it")
-def test_an_entry_point_that_this_version_lacks_is_said():
-    assert ENTRIES["find_duplicates"].tool == "find_duplicates.py"
-    with pytest.raises(UserError, match=r"find_duplicates needs tools/find_duplicates.py, which this version does not have"):
-        plan("find_duplicates")
+def test_the_parts_of_a_search_share_a_folder_and_one_command_puts_them_together(tmp_path: Path):
+    search = ["--evaluation", "lvis_v1_val", "--corpus", "coco=a.json", "--out", "found"]
+    made = plan("find_duplicates", "--array", "3", "--", *search)
+    assert made.folder == tmp_path / "found"
+    assert [job.arguments for job in made.jobs] == [(*search, "--shard", f"{number}/3") for number in range(3)]
+    assert "--array=0-2%3" in made.script()
+    assert made.afterwards() == shlex.join([sys.executable, str(ROOT / "tools/find_duplicates.py"), *search, "--merge"])
+    (whole,) = plan("find_duplicates", "--", *search[:-2], "--out=found").jobs
+    assert whole.arguments == (*search[:-2], "--out=found")
+    assert plan("find_duplicates", "--", *search[:-2], "--out=found").folder == tmp_path / "found"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--array", "a=1"], "--array a=1: of this entry point it is a number"),
+        (["--array", "0"], "--array 0: of this entry point it is a number"),
+        (["--nodes", "2"], "find_duplicates is one process, which starts others on its node; give --array N in place of --nodes"),
+    ],
+)
+def test_a_search_is_parted_by_a_number_alone(arguments: list[str], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        plan("find_duplicates", *arguments, "--", "--out", "found")
+
+
+def test_an_entry_point_that_this_version_lacks_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(ENTRIES, "later", Entry("later.py"))
+    with pytest.raises(UserError, match=r"later needs tools/later.py, which this version does not have"):
+        plan("later")
