@@ -1,26 +1,29 @@
 """Whether two pictures show the same pixels: lays the corpus image over the evaluation image and compares square by square.
 
-Regions that look alike, and the frames, propose how the one lies over the other; the best proposals are refined on the pixels; what
-both show is then compared in small squares, each by correlation, so that changes of light, text or a border over a part of the
-picture, crops and frames do not hide a copy, while another photograph of the same scene or texture does not agree in detail.
+Regions that look alike, and the frames, propose how the one lies over the other; the best proposals are refined on the pixels;
+what both show is then compared in small squares, each by correlation, so that changes of light, text or a border over a part of
+the picture, crops and frames do not hide a copy, while another photograph of the same scene or texture does not agree in detail.
 
 Axes: H, W rows and columns, P proposals, M rows of fingerprints, B squares.
 """
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eva02_det.contamination.fingerprints import Bytes, grey_image, hashes, places, region_rows, trimmed
+from eva02_det.contamination.fingerprints import Box, Bytes, frame_boxes, frame_rows, grey_image, hashes, places, region_rows
 from eva02_det.contamination.poses import POSES, Pose
 from eva02_det.contamination.regions import AREA_PX, working_image
-from eva02_det.contamination.warp import Floats, Map, centered_grid, correlation, details, refine, sampled, scaled
+from eva02_det.contamination.warp import Floats, Map, centered_grid, correlation, details, refine, relief, sampled, scaled
 
 MAX_REGION_BITS = 12  # of 64 between regions that propose a placement
-MAX_PROPOSALS = 40
+MAX_FRAME_BITS = 24  # and between frames that do: a crop of a tenth turns about 14
+MAX_PROPOSALS = 16  # of either kind
 REFINED = 4  # proposals that are refined, the best first
+CERTAIN, HOPELESS = 0.8, 0.1  # correlations at the middle size: no other is tried; none is worth a closer look
 COARSE_AREA_PX, MIDDLE_AREA_PX = 40 * 40, 80 * 80
 LEAST_AREA_PX = 48 * 48  # that a common part is compared at, whatever it has to be enlarged by
 SQUARE_PX = 8
@@ -53,11 +56,13 @@ def confirm(evaluation: Bytes, corpus: Bytes, pose: Pose | None = None) -> Align
     proposals = [p for p in _proposals(first, second) if pose is None or _pose_of(p.linear) == pose]
     best, best_score = None, 0.0
     for proposal in _ranked(first, second, proposals)[:REFINED]:
-        candidate = _refined(first, second, proposal, (COARSE_AREA_PX, MIDDLE_AREA_PX))
-        score = _agreement(first, second, candidate, MIDDLE_AREA_PX)
-        if score > best_score:
-            best, best_score = candidate, score
-    if best is None or not _plausible(best):
+        for candidate in (proposal, _refined(first, second, proposal, (COARSE_AREA_PX, MIDDLE_AREA_PX))):
+            score = _agreement(first, second, candidate, MIDDLE_AREA_PX)
+            if score > best_score:
+                best, best_score = candidate, score
+        if best_score > CERTAIN:
+            break
+    if best is None or best_score < HOPELESS or not _plausible(best):
         return None
     return _judged(fixed, moving, best.resized(_factor(fixed, first), _factor(moving, second)))
 
@@ -76,30 +81,26 @@ def _proposals(first: Image.Image, second: Image.Image) -> list[Map]:
 
 
 def _from_frames(first: Image.Image, second: Image.Image) -> list[Map]:
-    """Every frame of the moving picture laid over every frame of the fixed one, in all poses."""
+    """Frames of the moving picture laid over frames of the fixed one, in the poses in which they look most alike."""
+    boxes, onto = frame_boxes(first, False), frame_boxes(second, True)
+    two = hashes(frame_rows(second, onto, POSES[:1], plain=True))
     found = []
-    for box in _boxes(second, quarters=True):
-        for other in _boxes(first, quarters=False):
-            for pose in POSES:
-                size = np.array([other[2] - other[0], other[3] - other[1]], dtype=np.float64)
-                onto = np.array([box[2] - box[0], box[3] - box[1]], dtype=np.float64)
-                linear = np.diag(onto) @ pose.matrix() @ np.diag(1 / size)
-                found.append(Map(linear, _middle(box, second) - linear @ _middle(other, first)))
-    return found
+    for pose in POSES:
+        one = hashes(frame_rows(first, boxes, (pose,), plain=True))
+        unlike = np.unpackbits(two[:, None] ^ one[None], axis=2).sum(axis=2)
+        found += [(int(unlike[m, n]), _laid(first, boxes[n], second, onto[m], pose)) for m, n in np.ndindex(unlike.shape)]
+    found = sorted((pair for pair in found if pair[0] <= MAX_FRAME_BITS), key=itemgetter(0))
+    return [placed for _, placed in found[:MAX_PROPOSALS]]
 
 
-def _boxes(image: Image.Image, quarters: bool) -> list[tuple[float, ...]]:
-    width, height = image.size
-    boxes: list[tuple[float, ...]] = [(0, 0, width, height)]
-    inner = trimmed(np.asarray(image))
-    boxes += [inner] if inner != boxes[0] else []
-    if quarters:
-        x, y = width / 2, height / 2
-        boxes += [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
-    return boxes
+def _laid(first: Image.Image, box: Box, second: Image.Image, onto: Box, pose: Pose) -> Map:
+    """The map that takes a frame of one picture to a frame of the other in a pose."""
+    sizes = [np.array([x1 - x0, y1 - y0], dtype=np.float64) for x0, y0, x1, y1 in (box, onto)]
+    linear = np.diag(sizes[1]) @ pose.matrix() @ np.diag(1 / sizes[0])
+    return Map(linear, _middle(onto, second) - linear @ _middle(box, first))
 
 
-def _middle(box: tuple[float, ...], image: Image.Image) -> NDArray[np.float64]:
+def _middle(box: Box, image: Image.Image) -> NDArray[np.float64]:
     return np.array([(box[0] + box[2] - image.width) / 2, (box[1] + box[3] - image.height) / 2])
 
 
@@ -134,8 +135,8 @@ def _at(first: Image.Image, second: Image.Image, placed: Map, area: float) -> tu
 def _agreement(first: Image.Image, second: Image.Image, placed: Map, area: float) -> float:
     """Correlation of the details where the pictures overlap, less for a small overlap."""
     fixed, moving, placed = _at(first, second, placed, area)
-    warped, inside = sampled(details(moving, 4), placed.of(centered_grid(*fixed.shape)))
-    return correlation(details(fixed, 4), warped, inside) * float(np.sqrt(min(inside.mean() * 4, 1.0)))
+    warped, inside = sampled(relief(moving), placed.of(centered_grid(*fixed.shape)))
+    return correlation(relief(fixed), warped, inside) * float(np.sqrt(min(inside.mean() * 4, 1.0)))
 
 
 def _ranked(first: Image.Image, second: Image.Image, proposals: list[Map]) -> list[Map]:
@@ -153,7 +154,7 @@ def _ranked(first: Image.Image, second: Image.Image, proposals: list[Map]) -> li
 
 def _plausible(placed: Map) -> bool:
     stretches = np.linalg.svd(placed.linear, compute_uv=False)
-    return bool(0.1 < stretches[1] and stretches[0] < 10 and stretches[0] < MAX_STRETCH * stretches[1])
+    return bool(stretches[1] > 0.1 and stretches[0] < 10 and stretches[0] < MAX_STRETCH * stretches[1])
 
 
 def _refined(first: Image.Image, second: Image.Image, placed: Map, areas: tuple[float, ...]) -> Map:

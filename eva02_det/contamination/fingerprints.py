@@ -1,9 +1,9 @@
 """Perceptual fingerprints: bits that survive re-encoding, resizing and changes of light, of a whole picture and of regions in it.
 
-A fingerprint is the signs of the 64 lowest frequencies (DCT-II) of a square of grey values, its mean left out. A picture is asked
-for, and indexed, by its frames (the whole; the whole less an even margin; the quarters of a mosaic) and by its regions. Frames are
-indexed in all eight poses. A region is first laid in the one pose in which it is brighter to one side than to another; where that
-is a close call, an evaluation image is indexed with both.
+A fingerprint is the signs of the 64 lowest frequencies (DCT-II) of a square of grey values, its mean left out. A picture is
+asked for, and indexed, by its frames (the whole; the whole less an even margin; the quarters of a mosaic) and by its regions.
+Frames are indexed in all eight poses. A region is first laid in the one pose in which it is brighter to one side than to another;
+where that is a close call, an evaluation image is indexed with both.
 
 A row is BYTES long: 8 of the fingerprint that the search compares; 8 more of higher frequencies (frames), or the place (regions);
 and one that says which. All decisions are on integers, so that every machine makes the same rows of the same pixels.
@@ -13,6 +13,7 @@ Axes: F frames, R regions, S samples along a side, K frequencies along a side, M
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ MIN_TRIMMED = 0.3  # of a side that must be left
 SMALL_PX = 320  # shorter side that a picture is decoded to at least, where it is decoded for fingerprints alone
 
 Bytes = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
 
 _FRAME = 8  # in the last byte, beside the number of the pose
 _K = 16
@@ -70,7 +72,7 @@ def small_image(data: bytes) -> Bytes:
         return np.asarray(image.convert("L"))
 
 
-def _frequencies(squares: NDArray[np.int64], unit: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _frequencies(squares: NDArray[Any], unit: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Squares [M, S, S] in 1/unit grey values -> DCT-II [M, K, K], whole numbers, and which squares [M] are not plain."""
     cosines = _TABLE @ squares.astype(np.float64) @ _TABLE.T  # sums below 2 ** 53: exact in any order
     least = MIN_WAVE * unit * 2**20 * SAMPLES**2 / 4
@@ -102,25 +104,26 @@ def trimmed(grey: Bytes) -> tuple[int, int, int, int]:
     return left + (left > 0), top + (top > 0), right - (right < width), bottom - (bottom < height)
 
 
-def _frames(first: Image.Image, quarters: bool) -> NDArray[np.int64]:
-    """The whole, what margins leave, and if asked for the quarters: [F, S, S]."""
+def frame_boxes(first: Image.Image, quarters: bool) -> list[Box]:
+    """Left, top, right, bottom of the whole, of what even margins leave, and if asked for of the quarters."""
     width, height = first.size
-    boxes = [(0, 0, width, height)]
+    boxes: list[Box] = [(0, 0, width, height)]
     inner = trimmed(np.asarray(first))
     if inner != boxes[0]:
         boxes.append(inner)
     if quarters:
         x, y = width / 2, height / 2
         boxes += [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
-    squares = [first.resize((SAMPLES, SAMPLES), Image.Resampling.BICUBIC, box=box) for box in boxes]
-    return np.stack([np.asarray(square) for square in squares]).astype(np.int64)
+    return boxes
 
 
-def _frame_rows(first: Image.Image, poses: tuple[Pose, ...], quarters: bool) -> Bytes:
-    cosines, lively = _frequencies(_frames(first, quarters), 1)
+def frame_rows(first: Image.Image, boxes: list[Box], poses: tuple[Pose, ...], plain: bool = False) -> Bytes:
+    """Rows of frames of a working image, [M, BYTES], pose by pose; plain ones only if asked for."""
+    squares = [np.asarray(first.resize((SAMPLES, SAMPLES), Image.Resampling.BICUBIC, box=box)) for box in boxes]
+    cosines, lively = _frequencies(np.stack(squares), 1)
     rows = []
     for pose in poses:
-        posed = pose.of_frequencies(cosines[lively])
+        posed = pose.of_frequencies(cosines if plain else cosines[lively])
         kind = np.full((len(posed), 1), pose.number | _FRAME, dtype=np.uint8)
         rows.append(np.hstack([_hash(posed), _hash(posed, FINE), kind]))
     return np.concatenate(rows)
@@ -151,13 +154,13 @@ def region_rows(first: Image.Image, most: int = EVALUATION_REGIONS, close_call: 
 def corpus_rows(image: Bytes) -> Bytes:
     """What a corpus image [H, W, 3] or [H, W] is asked with: uint8 [M, BYTES]; none for a plain picture."""
     first = working_image(grey_image(image))
-    return np.concatenate([_frame_rows(first, POSES[:1], True), region_rows(first, CORPUS_REGIONS, 0.0)])
+    return np.concatenate([frame_rows(first, frame_boxes(first, True), POSES[:1]), region_rows(first, CORPUS_REGIONS, 0.0)])
 
 
 def evaluation_rows(image: Bytes) -> tuple[Bytes, list[Pose]]:
     """What an evaluation image [H, W, 3] or [H, W] is indexed with: uint8 [M, BYTES], and the pose of each row."""
     first = working_image(grey_image(image))
-    rows = np.concatenate([_frame_rows(first, POSES, False), region_rows(first)])
+    rows = np.concatenate([frame_rows(first, frame_boxes(first, False), POSES), region_rows(first)])
     return rows, [POSES[kind & ~_FRAME] for kind in rows[:, -1].tolist()]
 
 

@@ -1,8 +1,8 @@
 """All pairs of fingerprints that differ in few bits: exact, by parts that must nearly agree, in bounded memory.
 
 The bits are cut into parts. Where two rows differ in at most `max_bits`, they cannot differ in more than r_i bits of every part i
-if the r_i + 1 add up to max_bits + 1. So it is enough to look, part by part, at the rows whose part is within r_i bits of the query's
-(Norouzi, Punjani and Fleet: multi-index hashing, with the radii of its refinement), and to count the bits of those.
+if the r_i + 1 add up to max_bits + 1. So it is enough to look, part by part, at the rows whose part is within r_i bits of the
+query's (Norouzi, Punjani and Fleet: multi-index hashing, with the radii of its refinement), and to count the bits of those.
 
 Axes: N indexed rows, Q queries, P parts, R pairs found.
 """

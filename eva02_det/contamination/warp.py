@@ -11,6 +11,7 @@ from PIL import Image
 
 ITERATIONS = 6  # at each size
 SMALLEST_SIDE_PX = 24  # a picture is not made smaller than this for the first steps
+FAINT = 2.0  # grey values: details that are less stay small
 NOISE = 0.6  # of the pictures' own spread: a difference above it counts less the larger it is
 MAX_STEP = 0.2  # a step that changes a scale by more has lost its way
 
@@ -19,7 +20,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Map:
-    """(x, y) of a fixed picture -> (x, y) of a moving one, each from -0.5 to 0.5 about the middle times its width and height, in px."""
+    """(x, y) of a fixed picture -> (x, y) of a moving one, each in px from its middle."""
 
     linear: NDArray[np.float64]  # [2, 2]
     shift: NDArray[np.float64]  # [2], px of the moving picture
@@ -54,14 +55,23 @@ def sampled(moving: Floats, places: NDArray[np.float64]) -> tuple[Floats, NDArra
     return upper * (1 - low) + lower * low, inside
 
 
+def _mean_around(values: NDArray, radius: int) -> NDArray[np.float64]:
+    """Mean of the square of 2 radius + 1 px around each pixel, edges repeated."""
+    for _ in range(2):
+        wide = np.pad(values, ((radius + 1, radius), (0, 0)), mode="edge").cumsum(axis=0, dtype=np.float64)
+        values = ((wide[2 * radius + 1 :] - wide[: -2 * radius - 1]) / (2 * radius + 1)).T
+    return values
+
+
 def details(grey: Floats, radius: int) -> Floats:
     """The picture less its surroundings, the mean of a square of 2 radius + 1 px twice over; an even slope leaves nothing."""
-    near = grey.astype(np.float64)
-    for _ in range(2):
-        for _ in range(2):
-            wide = np.pad(near, ((radius + 1, radius), (0, 0)), mode="edge").cumsum(axis=0)
-            near = ((wide[2 * radius + 1 :] - wide[: -2 * radius - 1]) / (2 * radius + 1)).T
-    return (grey - near).astype(np.float32)
+    return (grey - _mean_around(_mean_around(grey, radius), radius)).astype(np.float32)
+
+
+def relief(grey: Floats) -> Floats:
+    """Details in units of those around them, so that neither light nor one strong edge decides what two pictures share."""
+    rest = details(grey, 4)
+    return (rest / (_mean_around(abs(rest), 6) + FAINT)).astype(np.float32)
 
 
 def correlation(first: Floats, second: Floats, inside: NDArray[np.bool_]) -> float:
@@ -95,9 +105,9 @@ def _step(fixed: Floats, warped: Floats, inside: NDArray[np.bool_], grid: NDArra
 
 
 def refine(fixed: Floats, moving: Floats, start: Map) -> Map:
-    """Gauss-Newton on the details of both pictures, at their own size. Returns `start` where there is nothing to hold on to."""
+    """Gauss-Newton on the relief of both pictures, at their own size. Returns `start` where there is nothing to hold on to."""
     grid = centered_grid(*fixed.shape)
-    a, b, current = details(fixed, 4), details(moving, 4), start
+    a, b, current = relief(fixed), relief(moving), start
     for _ in range(ITERATIONS):
         warped, inside = sampled(b, current.of(grid))
         if inside.sum() < SMALLEST_SIDE_PX**2 / 2:
