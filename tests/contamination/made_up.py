@@ -49,11 +49,13 @@ def write(file: Path, images: list[dict[str, Any]], annotations: Iterable[dict[s
 
 
 def picture(number: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """Blobs and edges that differ from every other number's."""
+    """Blobs of several sizes that differ from every other number's."""
     rng = np.random.default_rng(number)
-    smooth = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    sharp = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)
-    return Image.blend(smooth, sharp, 0.35)
+    made = Image.new("RGB", size)
+    for shape, part in (((5, 4), 1.0), ((11, 8), 0.5), ((29, 23), 0.35), ((53, 41), 0.2)):
+        layer = Image.fromarray(rng.integers(0, 256, (*shape[::-1], 3), dtype=np.uint8))
+        made = Image.blend(made, layer.resize(size, Image.Resampling.BICUBIC), part)
+    return made
 
 
 def encoded(number: int, kind: str = "JPEG", **options: Any) -> bytes:

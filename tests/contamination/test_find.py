@@ -95,8 +95,8 @@ def test_the_report_is_the_same_for_any_size_of_shards_and_number_of_processes(c
 
 
 def test_parts_of_a_search_add_up_to_it_and_nothing_is_merged_before_they_are_all_there(copies: Path, tmp_path: Path):
-    whole = found(plan(tmp_path / "whole", copies, shard_images=2))
-    parts = plan(tmp_path / "parts", copies, shard_images=2)
+    whole = found(plan(tmp_path / "whole", copies, shard_images=2, stages="bytes pixels"))
+    parts = plan(tmp_path / "parts", copies, shard_images=2, stages="bytes pixels")
     search(parts, shard=(1, 3))
     with pytest.raises(UserError, match=r"3 of 4 shards are not searched yet \(0, 2, 3\); call again without --merge"):
         merge(parts)
@@ -115,7 +115,7 @@ def test_a_folder_a_list_and_shards_of_the_same_files_give_the_same_pairs(copies
             for name in part:
                 tar.add(copies / name, name)
     texts = (f"folder={copies}", f"list={tmp_path / 'list.txt'}", f"shards={tmp_path}/s-{{0..1}}.tar")
-    record = found(plan(tmp_path / "work", *texts))
+    record = found(plan(tmp_path / "work", *texts, stages="pixels bytes fingerprint"))
     by_corpus = [facts(Record({**record.data, "pairs": list(record.pairs([name]))})) for name in record.corpora]
     assert len(by_corpus[0]) == 3
     assert by_corpus[0] == by_corpus[1] == by_corpus[2]
@@ -228,7 +228,7 @@ def test_affected_images_and_instances_are_those_counted_by_hand(val: Path, tmp_
 
 
 def test_the_pictures_of_a_pair_are_found_again(copies: Path, val: Path, tmp_path: Path):
-    one = plan(tmp_path / "work", copies)
+    one = plan(tmp_path / "work", copies, stages="bytes pixels")
     record = found(one)
     pictures = Pictures(record, one.evaluation, one.corpora)
     for pair in record.data["pairs"]:
