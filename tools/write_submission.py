@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder to write to")
     options.add_argument("--dataset", metavar="NAME", default="coco_2017_test-dev", help="for example lvis_v1_val")
     options.add_argument("--predictions", metavar="DIR", help="output folder of an evaluation, in place of a model")
-    options.add_argument("--tasks", nargs="+", choices=TASKS, help="default: boxes, and masks where there are any")
+    options.add_argument(
+        "--task", dest="tasks", action="append", choices=TASKS, help="default: boxes, and masks if there are some"
+    )
     options.add_argument("--per-image", type=int, help="most detections of an image; default: what the server takes")
     options.add_argument("--box-decimals", type=int, default=BOX_DECIMALS, help="of box coordinates; default: %(default)s")
     options.add_argument("--half", choices=HALVES, help="only one of two fixed halves of the images")

@@ -11,9 +11,11 @@ from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from eva02_det.evaluation import evaluator
 from eva02_det.evaluation.coco import CocoEvaluator
 from eva02_det.evaluation.halves import half
 from eva02_det.evaluation.score import score_folder
+from eva02_det.evaluation.shards import Shards
 from eva02_det.evaluation.submission import Written, file_stem, write_submission
 from eva02_det.utils.errors import UserError
 from tests.evaluation import scenes
@@ -117,9 +119,9 @@ def test_only_the_images_asked_for_are_submitted(folder: Path, tmp_path: Path):
 def test_pycocotools_gives_the_submitted_file_the_evaluators_numbers(tmp_path: Path, task: str):
     truth = scenes.ground_truth(11)
     file = register(tmp_path, truth)
-    evaluator = CocoEvaluator(NAME, output_dir=str(tmp_path / "run"))
-    evaluator.deferred = True
-    feed(evaluator, scenes.detections(truth, 12)).evaluate()
+    written = CocoEvaluator(NAME, output_dir=str(tmp_path / "run"))
+    written.deferred = True
+    feed(written, scenes.detections(truth, 12)).evaluate()
     MetadataCatalog.remove(NAME)
     ours = score_folder(tmp_path / "run")[task]
     (one,) = write_submission(tmp_path / "run", tmp_path / "out", "eva02", tasks=[task], per_image=10_000, box_decimals=15)
@@ -146,6 +148,21 @@ def test_no_more_than_a_part_is_in_memory(tmp_path: Path):
 
     annotations = image_list(tmp_path, tuple(range(12)))
     assert peak(12) < 1.3 * peak(2)
+
+
+def test_a_rank_writes_before_many_detections_wait_in_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluator, "DETECTIONS_PER_PART", 60)
+    truth = scenes.ground_truth(11)
+    register(tmp_path, truth)
+    crowded = CocoEvaluator(NAME, output_dir=str(tmp_path / "run"))
+    crowded.deferred = True
+    results = scenes.detections(truth, 12)
+    feed(crowded, results).evaluate()
+    MetadataCatalog.remove(NAME)
+    parts = list(Shards(tmp_path / "run", 1))
+    most = max(sum(one["image_id"] == image for one in results) for image in range(1, 7))
+    assert len(parts) > 1
+    assert all(len(part) < 60 + most for part in parts)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a/b", ".hidden", "ä"])

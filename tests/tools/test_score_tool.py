@@ -9,6 +9,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from eva02_det.evaluation.coco import CocoEvaluator
+from eva02_det.evaluation.halves import half
 from tests.evaluation import scenes
 from tests.evaluation.feeding import NAME, feed, register
 
@@ -57,6 +58,17 @@ def test_the_tool_scores_results_and_a_part_of_the_images(run: Path):
     assert list(record["metrics"]) == ["segm"]
     assert "AR50" in record["metrics"]["segm"]
     assert "AP16-24" in done.stdout
+
+
+def test_a_fixed_half_of_the_images_is_scored_alone(run: Path):
+    done = call(TOOL, run / "run", "--half", "b", "--out", run / "half")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((run / "half" / "evaluation.json").read_text())
+    (run / "half.json").write_text(json.dumps(half(range(1, 7), "b")))
+    listed = call(TOOL, run / "run", "--image-ids", run / "half.json", "--out", run / "listed")
+    assert listed.returncode == 0, listed.stderr
+    assert record["images"] == 3
+    assert record["metrics"] == json.loads((run / "listed" / "evaluation.json").read_text())["metrics"]
 
 
 def test_wrong_input_is_one_sentence_and_status_2(run: Path):
