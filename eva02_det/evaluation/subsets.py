@@ -48,7 +48,7 @@ def score_subsets(
     says, else boxes, masks where both sides have them, and the benchmark's limits.
     """
     require_backend(backend, benchmark == "lvis")
-    truth = read_truth(str(annotations), federated=benchmark == "lvis")
+    truth = read_truth(str(annotations), federated=benchmark == "lvis", masks="segm" in (tasks or TASKS))
     answers = read_answers(predictions, truth, tasks=tasks, max_detections=max_detections)
     return {name: subset_metrics(truth, answers, image_rows(truth, ids, name), backend) for name, ids in subsets.items()}
 

@@ -1,5 +1,6 @@
 """Average precision with a weight for every image: 1 for all is the evaluator's number, 2 is as if an image were there twice."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from eva02_det.evaluation.matches import Matches
 # Axes: B sets of weights, I images, K categories, T IoU thresholds, N detections, J those that are right at some threshold.
 
 ELEMENTS_AT_ONCE = 2**23  # of [J, B]: bounds each of some eight temporary arrays to 64 MiB
-MOST_SETS_AT_ONCE = 1024
+SETS_AT_ONCE = 1024
 FEW = 16  # sets of weights for which NumPy's accumulation is the faster one all the same
 CLOSE = 1e-9  # recall levels that differ at all differ by more: a category has less than 10^7 objects
 _LEVELS = np.linspace(0, 1, RECALL_LEVELS)
@@ -28,54 +29,68 @@ class WeightedAp:
     """
 
     def __init__(self, matches: Matches) -> None:
-        self.matches = matches
-        categories = np.arange(matches.categories + 1)
-        self._bounds = np.searchsorted(matches.category, categories)
-        self._object_bounds = np.searchsorted(matches.object_category, categories)
-        useful = matches.category[matches.right.any(axis=0)]
-        longest = int(np.bincount(useful, minlength=1).max())
-        self._at_once = int(np.clip(ELEMENTS_AT_ONCE // max(longest, 1), 1, MOST_SETS_AT_ONCE))
+        self._images = matches.images
+        ends = np.searchsorted(matches.category, np.arange(matches.categories + 1)).tolist()
+        object_ends = np.searchsorted(matches.object_category, np.arange(matches.categories + 1)).tolist()
+        self._categories = [
+            _Category(
+                image=matches.image[first:last],
+                right=matches.right[:, first:last],
+                ignored=matches.ignored[:, first:last],
+                object_image=matches.object_image[first_object:last_object],
+            )
+            for (first, last), (first_object, last_object) in zip(pairwise(ends), pairwise(object_ends))
+        ]
 
     def __call__(self, weights: NDArray[np.integer]) -> NDArray[np.float64]:
         """In percent; NaN for a category of which no object is there. weights: [B, I], none negative -> [B, T, K]."""
-        ap = np.full((len(weights), len(IOU_THRESHOLDS), self.matches.categories), np.nan)
-        for start in range(0, len(weights), self._at_once):
-            some = weights[start : start + self._at_once]
+        if weights.shape[1] != self._images:
+            raise ValueError(f"{weights.shape[1]} weights for {self._images} images")
+        ap = np.full((len(weights), len(IOU_THRESHOLDS), len(self._categories)), np.nan)
+        for start in range(0, len(weights), SETS_AT_ONCE):
+            some = weights[start : start + SETS_AT_ONCE]
             columns = torch.from_numpy(np.ascontiguousarray(some.T, dtype=np.float32))  # whole numbers, exact below 2^24
-            self._fill(ap[start : start + self._at_once], columns)
+            for row, category in enumerate(self._categories):
+                if len(category.object_image):
+                    ap[start : start + SETS_AT_ONCE, :, row] = category.ap(columns).T
         return 100 * ap
 
-    def _fill(self, ap: NDArray[np.float64], columns: torch.Tensor) -> None:
-        """ap: [B, T, K] to write to. columns: [I, B]."""
-        for category, (first, last) in enumerate(pairwise(self._object_bounds.tolist())):
-            if first == last:
-                continue
-            objects = _sums(columns, self.matches.object_image[first:last], np.zeros(1, np.int64))[0]
-            there = objects > 0
-            found = self._of_category(category, columns, np.maximum(objects, 1))
-            ap[there, :, category] = found[:, there].T
 
-    def _of_category(self, category: int, columns: torch.Tensor, objects: NDArray[np.float64]) -> NDArray[np.float64]:
-        """objects: [B] -> [T, B], fractions."""
-        rows = slice(*self._bounds[category : category + 2].tolist())
-        image, right, ignored = self.matches.image[rows], self.matches.right[:, rows], self.matches.ignored[:, rows]
-        useful = np.flatnonzero(right.any(axis=0))
-        ap = np.zeros((len(right), columns.shape[1]))
+@dataclass(frozen=True)
+class _Category:
+    """The detections of a category by falling score, and the images of its objects; fields as in Matches."""
+
+    image: NDArray[np.int32]
+    right: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    object_image: NDArray[np.int32]
+
+    def ap(self, columns: torch.Tensor) -> NDArray[np.float64]:
+        """columns: [I, B] -> [T, B], a fraction; NaN without an object."""
+        useful = np.flatnonzero(self.right.any(axis=0))
+        at_once = max(1, ELEMENTS_AT_ONCE // max(len(useful), 1))
+        return np.concatenate([self._of_some(part, useful) for part in columns.split(at_once, dim=1)], axis=1)
+
+    def _of_some(self, columns: torch.Tensor, useful: NDArray[np.int64]) -> NDArray[np.float64]:
+        columns = columns.contiguous()
+        objects = _sums(columns, self.object_image, np.zeros(1, np.int64))[0]
+        ap = np.zeros((len(self.right), len(objects)))
+        ap[:, objects == 0] = np.nan
         if not len(useful):
             return ap
-        shown = _running(columns, image[: useful[-1] + 1], useful)  # detections down to each useful one
         rounded = np.flatnonzero((np.outer(np.flatnonzero(_ROUNDED_UP), objects) % _STEPS == 0).any(axis=0))
-        for threshold in np.flatnonzero(right.any(axis=1)).tolist():
-            if threshold and _same(right, threshold) and _same(ignored, threshold):
+        shown = _running(columns, self.image, useful)  # detections down to each useful one
+        for threshold in np.flatnonzero(self.right.any(axis=1)).tolist():
+            if threshold and _same(self.right, threshold) and _same(self.ignored, threshold):
                 ap[threshold] = ap[threshold - 1]
                 continue
-            places = np.flatnonzero(right[threshold])
+            places = np.flatnonzero(self.right[threshold])
             count = shown[np.searchsorted(useful, places)]
-            left_out = np.flatnonzero(ignored[threshold, : places[-1]])
+            left_out = np.flatnonzero(self.ignored[threshold, : places[-1]])
             if len(left_out):
-                count -= _running(columns, image[left_out], np.searchsorted(left_out, places) - 1)
-            hits = columns[torch.from_numpy(image[places])].double().numpy()
-            ap[threshold] = _interpolated(_cumulated(hits, np.add), count, objects, rounded)
+                count -= _running(columns, self.image[left_out], np.searchsorted(left_out, places) - 1)
+            hits = _cumulated(columns[torch.from_numpy(self.image[places])].double().numpy(), np.add)
+            ap[threshold] += _interpolated(hits, count, np.maximum(objects, 1), rounded)
         return ap
 
 
