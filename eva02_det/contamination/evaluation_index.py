@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # brings torch and faiss along
 
 PART_IMAGES = 200  # computed before a part is written
 _EMPTY = bytes(SIZE)
+_SHIFTED = ("image", "vectors")
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ class Part:
 
     @classmethod
     def joined(cls, parts: Sequence["Part"]) -> "Part":
-        """One of several, in their order."""
+        """One of several, in their order; vectors of a part without a readable image are zeros of the others' width."""
         counts = [0, *np.cumsum([len(part.bytes) for part in parts]).tolist()]
-        arrays = {key: np.concatenate([getattr(part, key) for part in parts]) for key in vars(parts[0]) if key != "image"}
-        return cls(**arrays, image=np.concatenate([part.image + count for part, count in zip(parts, counts)]))
+        width = max(part.vectors.shape[1] for part in parts)
+        arrays = {key: np.concatenate([getattr(part, key) for part in parts]) for key in vars(parts[0]) if key not in _SHIFTED}
+        return cls(
+            **arrays,
+            image=np.concatenate([part.image + count for part, count in zip(parts, counts)]),
+            vectors=np.concatenate([np.pad(part.vectors, ((0, 0), (0, width - part.vectors.shape[1]))) for part in parts]),
+        )
 
 
 def make_part(images: Sequence[EvaluationImage], first: int, settings: Settings, embedder: "Embedder | None") -> Part:

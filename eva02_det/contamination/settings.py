@@ -59,8 +59,8 @@ def make_settings(stages: Sequence[str] | None, *, embedder: str | None = None, 
     if embedder and EMBEDDING not in wanted:
         raise UserError("--embedder is given, but --stages leaves the stage embedding out; add it, or drop --embedder")
     made = Settings(tuple(stage for stage in STAGES if stage in wanted), embedder=embedder, **options)
-    if made.max_bits < 0 or not -1 <= made.min_similarity <= 1 or made.shard_images < 1:
-        raise UserError("--max-bits must be at least 0, --min-similarity lie in -1..1, and --shard-images be at least 1")
+    if made.max_bits < 0 or not 0 < made.min_similarity <= 1 or made.shard_images < 1:
+        raise UserError("--max-bits must be at least 0, --min-similarity above 0 and at most 1, and --shard-images at least 1")
     if made.stages == (ALIGN,):
         raise UserError(f"the stage align confirms what others find; choose one of {' '.join(STAGES[:-1])} too")
     return made

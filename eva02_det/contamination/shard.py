@@ -72,7 +72,7 @@ class _Look:
     def __init__(self, searcher: Searcher, corpus: Corpus) -> None:
         self.by, self.corpus = searcher, corpus
         self.reads_all = corpus.has_images and searcher.settings.reads_all
-        self.read, self.dropped = 0, 0
+        self.tried, self.dropped = 0, 0
         self.unreadable: dict[int, str] = {}
         self.refuted: dict[str, int] = {}
         self.pairs: list[dict[str, Any]] = []
@@ -80,7 +80,13 @@ class _Look:
 
     def result(self) -> dict[str, Any]:
         named = [[self.corpus.entry(number).file, why] for number, why in sorted(self.unreadable.items())]
-        return {"read": self.read, "unreadable": named, "refuted": self.refuted, "dropped": self.dropped, "pairs": self.pairs}
+        return {
+            "read": self.tried - len(named),
+            "unreadable": named,
+            "refuted": self.refuted,
+            "dropped": self.dropped,
+            "pairs": self.pairs,
+        }
 
     def batch(self, numbers: range) -> None:
         """Find candidates among some images, then compare them."""
@@ -105,8 +111,8 @@ class _Look:
         """Read an image and look it up by its digests. -> pixels [H, W, 3] or [H, W] where later stages ask for them."""
         by = self.by
         try:
+            self.tried += 1
             content = self._bytes(number)
-            self.read += 1
             self._note(found, number, by.bytes, bytes_digest(content), BYTES)
             if not by.settings.has(PIXELS, FINGERPRINT, EMBEDDING):
                 return None
@@ -181,9 +187,8 @@ class _Look:
             return None, "no stage that reads images is on"
         if number not in self.unreadable:
             try:
-                content = self._bytes(number)
-                self.read += not self.reads_all
-                return content, ""
+                self.tried += not self.reads_all
+                return self._bytes(number), ""
             except Unreadable as error:
                 self.unreadable[number] = str(error)
         return None, f"the corpus image is unreadable ({self.unreadable[number]})"

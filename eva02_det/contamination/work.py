@@ -14,6 +14,7 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eva02_det.launch.cores import share_cores
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_json
 
@@ -95,7 +96,7 @@ def in_processes(
         return
     context = get_context("forkserver")  # children forked from here would inherit the locks of whatever threads run
     context.set_forkserver_preload([begin.__module__])  # torch and all else is imported once, not in every child
-    pool = ProcessPoolExecutor(min(processes, len(items)), context, _begin_child, (begin, arguments))
+    pool = ProcessPoolExecutor(min(processes, len(items)), context, _begin_child, (processes, begin, arguments))
     before = set(active_children())
     try:
         for future in as_completed([pool.submit(do, item) for item in items]):
@@ -113,7 +114,8 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_child(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _begin_child(processes: int, begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    share_cores(processes)
     for told in (signal.SIGUSR1, signal.SIGUSR2):  # SLURM tells every process; the parent has the job queued again
         signal.signal(told, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 from eva02_det.contamination.corpus import named_specs, open_corpora
 from eva02_det.contamination.evaluation_images import open_evaluation
@@ -14,6 +15,7 @@ from eva02_det.contamination.find import Search, merge, save, search
 from eva02_det.contamination.pictures import Pictures
 from eva02_det.contamination.record import Record
 from eva02_det.contamination.settings import make_settings
+from eva02_det.contamination.work import part_of
 from eva02_det.utils.errors import UserError
 from tests.contamination.made_up import coco_image, encoded, lvis_set, objects365_image, write
 
@@ -115,7 +117,7 @@ def test_a_folder_a_list_and_shards_of_the_same_files_give_the_same_pairs(copies
             for name in part:
                 tar.add(copies / name, name)
     texts = (f"folder={copies}", f"list={tmp_path / 'list.txt'}", f"shards={tmp_path}/s-{{0..1}}.tar")
-    record = found(plan(tmp_path / "work", *texts, stages="pixels bytes fingerprint"))
+    record = found(plan(tmp_path / "work", *texts))
     by_corpus = [facts(Record({**record.data, "pairs": list(record.pairs([name]))})) for name in record.corpora]
     assert len(by_corpus[0]) == 3
     assert by_corpus[0] == by_corpus[1] == by_corpus[2]
@@ -246,6 +248,29 @@ def test_more_candidates_than_are_compared_are_counted(val: Path, tmp_path: Path
     assert len(record.data["pairs"]) == record.data["corpora"][0]["dropped"] == 1
 
 
+class Thumbnail(torch.nn.Module):
+    """The picture itself, small and without its mean: a network that needs no weights."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        small = torch.nn.functional.adaptive_avg_pool2d(images, 12).flatten(1)
+        return small - small.mean(1, keepdim=True)
+
+
+def test_embeddings_of_any_network_find_copies_and_mirrored_ones(copies: Path, val: Path, tmp_path: Path):
+    torch.jit.script(Thumbnail()).save(str(tmp_path / "network.pt"))
+    mirrored = ImageOps.mirror(Image.open(io.BytesIO(original(9, val))))
+    mirrored.save(copies / "mirrored.jpg", quality=95)
+    (val / "coco/train2017/000000000003.jpg").write_bytes(b"")  # a part without a vector
+    network = {"embedder": str(tmp_path / "network.pt"), "min_similarity": 0.98, "shard_images": 4}
+    alone = found(plan(tmp_path / "alone", copies, stages="embedding", **network))
+    names = {(5, "lossless.png"), (8, "again.jpg"), (9, "mirrored.jpg")}
+    assert facts(alone) == dict.fromkeys(names, ("embedding", False))
+    assert all(pair["similarity"] >= 0.98 for pair in alone.data["pairs"])
+    proved = found(plan(tmp_path / "proved", copies, stages="embedding align", **network))
+    assert facts(proved) == dict.fromkeys(names, ("embedding", True))
+    assert [pair["flip"] for pair in proved.data["pairs"]] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("stages", "options", "sentence"),
     [
@@ -253,8 +278,8 @@ def test_more_candidates_than_are_compared_are_counted(val: Path, tmp_path: Path
         ("embedding", {}, "the stage embedding needs a network; give --embedder"),
         ("bytes", {"embedder": "timm/x"}, "leaves the stage embedding out"),
         ("align", {}, "the stage align confirms what others find"),
-        ("", {"min_similarity": 2.0}, "lie in -1..1"),
-        ("", {"shard_images": 0}, "be at least 1"),
+        ("", {"min_similarity": 2.0}, "above 0 and at most 1"),
+        ("", {"shard_images": 0}, "--shard-images at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(stages: str, options: dict[str, Any], sentence: str):
@@ -266,3 +291,10 @@ def test_stages_are_brought_into_the_order_of_their_cost():
     assert make_settings(["align", "bytes", "id"]).stages == ("id", "bytes", "align")
     assert "embedding" not in make_settings(None).stages
     assert "embedding" in make_settings(None, embedder="timm/x").stages
+
+
+@pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/2"])
+def test_a_part_of_a_search_is_one_of_its_parts(text: str):
+    assert part_of("0/1") == (0, 1)
+    with pytest.raises(UserError, match=r"is no part of a search; write I/N with I from 0 to N - 1"):
+        part_of(text)

@@ -114,16 +114,6 @@ def _alive(pid: int) -> bool:
     ("tool", "arguments", "sentence"),
     [
         ("find_duplicates.py", ["--evaluation", "nothing", "--corpus", "pics", "--out", "o"], "data set 'nothing' is not known"),
-        (
-            "find_duplicates.py",
-            ["--evaluation", "lvis_v1_val", "--corpus", "a=none", "--out", "o"],
-            "data set 'none' is not known",
-        ),
-        (
-            "find_duplicates.py",
-            ["--evaluation", "lvis_v1_val", "--corpus", "pics", "--out", "o", "--shard", "3/3"],
-            "--shard 3/3 is",
-        ),
         ("decontaminate.py", ["none", "--evaluation", "--out", "a.json"], "there is no report none; write it with"),
     ],
 )
