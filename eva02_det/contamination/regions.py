@@ -27,7 +27,7 @@ Ints = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Regions:
-    """R regions, the most salient first, and what they look like."""
+    """R regions and what they look like."""
 
     center: NDArray[np.float64]  # [R, 2], x and y, px of the first level
     side: NDArray[np.float64]  # [R], px of the first level
@@ -58,10 +58,15 @@ def pyramid(first: Image.Image) -> list[Grey]:
         levels.append(np.asarray(first.resize(size, Image.Resampling.BICUBIC)))
 
 
+def _beyond(image: Ints, rows: int) -> Ints:
+    """The picture with its first and last row repeated; np.pad takes longer for it than all sums that follow."""
+    return np.concatenate([image[:1]] * rows + [image] + [image[-1:]] * rows)
+
+
 def _smooth(image: Ints, gap: int = 1) -> Ints:
     """Binomial 1-4-6-4-1 along both axes, its taps `gap` px apart (variance: gap squared), edges repeated."""
     for _ in range(2):
-        wide = np.pad(image, ((2 * gap, 2 * gap), (0, 0)), mode="edge")
+        wide = _beyond(image, 2 * gap)
         n = len(image)
         taps = [wide[k * gap : k * gap + n] for k in range(5)]
         image = (taps[0] + taps[4] + 4 * (taps[1] + taps[3]) + 6 * taps[2]).T
@@ -77,7 +82,7 @@ def _responses(level: Grey) -> Ints:
 def _largest_near(values: Ints) -> Ints:
     """Largest of the 3 x 3 around each place."""
     for _ in range(2):
-        wide = np.pad(values, ((1, 1), (0, 0)), mode="edge")
+        wide = _beyond(values, 1)
         values = np.maximum(np.maximum(wide[:-2], wide[1:-1]), wide[2:]).T
     return values
 
@@ -148,12 +153,17 @@ def _sampled(level: Grey, center: NDArray[np.float64], side: NDArray[np.float64]
 
 
 def find_regions(levels: list[Grey], most: int) -> Regions:
-    """The `most` most salient regions that lie inside the picture."""
+    """Up to `most` regions inside the picture, in turn from all levels: of each the most salient first.
+
+    Without turns small regions would take all places, and those of letters or of a page's furniture before all others.
+    """
     responses = [_responses(level) for level in levels]
     tops = [_largest_near(abs(response)) for response in responses]
     found = [_found_on(number, responses, tops) for number in range(len(levels))]
     number, row, col, shift, strength = (np.concatenate(parts) for parts in zip(*found))
-    order = np.lexsort((col, row, number, -strength))[:most]
+    order = np.lexsort((col, row, -strength, number))
+    turn = np.arange(len(order)) - np.searchsorted(number[order], number[order])
+    order = order[np.argsort(turn, kind="stable")][:most]
     number, row, col, shift, strength = (part[order] for part in (number, row, col, shift, strength))
     side = SIDE_PX * STEP**shift  # px of the region's own level
     samples = np.empty((len(order), SAMPLES, SAMPLES), dtype=np.int64)

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-ROOT = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "coco"
+ROOT = Path(os.environ.get("DETECTRON2_DATASETS") or Path(__file__).resolve().parents[3] / "shared" / "datasets") / "coco"
 
 
 @cache

@@ -38,8 +38,8 @@ def test_the_window_is_the_part_that_the_copy_shows() -> None:
 
 def test_a_copy_on_a_larger_page_covers_the_whole_evaluation_image() -> None:
     page = np.full((900, 1100, 3), 235, dtype=np.uint8)
-    image = np.asarray(Image.fromarray(photograph(NUMBER)).resize((480, 320)))
-    page[310:630, 90:570] = image
+    image = np.asarray(Image.fromarray(photograph(NUMBER)).resize((320, 480)))
+    page[210:690, 90:410] = image
     found = sure(confirm(photograph(NUMBER), page))
     assert found.coverage > 0.97
     assert found.similarity > 0.9
