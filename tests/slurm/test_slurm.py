@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 import yaml
 
 from eva02_det.launch.snapshot import PARTS
+from tests.contamination.made_up import encoded, write
 from tests.engine.small_run import write_set
 from tests.mim.nano_run import RECIPE, ToolRun, draw_pictures
 from tests.slurm.cluster import ROOT, Cluster, lacking
@@ -125,6 +128,29 @@ def test_a_time_limit_and_an_urgent_job_only_delay_a_run(cluster: Cluster, tmp_p
     said = (logs / f"{job}_0_log.out").read_text()
     assert said.count(f"{SAVED}USR2") == said.count("Requeued job") == 2, said  # preemption sends USR2 too, and grants time
     assert_same(run, tmp_path / "whole", steps)
+
+
+def test_a_search_for_duplicates_in_parts_of_which_one_is_queued_again_gives_the_report_of_one_in_one_piece(
+    cluster: Cluster, tmp_path: Path
+):
+    (tmp_path / "pics").mkdir()
+    for number in range(12):
+        (tmp_path / f"pics/{number:012d}.jpg").write_bytes(encoded(number))
+    listed = write(tmp_path / "val.json", [{"id": number, "file_name": f"{number:012d}.jpg"} for number in (3, 7, 11)])
+    asked = ["--evaluation", f"{listed}@{tmp_path / 'pics'}", "--corpus", f"web={tmp_path / 'pics'}", "--shard-images", "2"]
+    run, small = tmp_path / "run", ("--cpus-per-task", "1", "--time", "10", "--signal-before", "30")
+    jobs = cluster.submit("find_duplicates", *small, "--array", "2", "--", *asked, "--processes", "1", "--out", str(run))
+    assert jobs[1].endswith("_1")
+    cluster.wait(jobs[1], run / "launch", lambda: cluster.field(jobs[1], "JobState") == "RUNNING")
+    queued_again = partial(cluster.wait, jobs[1], run / "launch", lambda: cluster.restarts(jobs[1]) == 1)
+    cluster.tell("scontrol", "requeue", jobs[1], until=queued_again)
+    for job in jobs:
+        cluster.finish(job, run / "launch")
+    assert len(list((run / "work/shards").iterdir())) == 6
+    for out, way in ((run, ["--merge"]), (tmp_path / "whole", ["--processes", "1"])):
+        subprocess.run([sys.executable, str(ROOT / "tools/find_duplicates.py"), *asked, "--out", str(out), *way], check=True)
+    assert (run / "report.json").read_bytes() == (tmp_path / "whole/report.json").read_bytes()
+    assert [pair["image_id"] for pair in json.loads((run / "report.json").read_text())["pairs"]] == [3, 7, 11]
 
 
 def pictures(cluster: Cluster) -> list[str]:
