@@ -9,6 +9,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from eva02_det.contamination import leak_card
 from eva02_det.engine.export import export_model
 from eva02_det.engine.model_folder import load_folder
 from eva02_det.engine.onnx import export_onnx
@@ -25,6 +26,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
     options.add_argument("--ema", action=argparse.BooleanOptionalAction, help="averaged weights (default: as the config says)")
     options.add_argument("--classes", metavar="FILE", help="class names: COCO-style JSON, or a text file with one name a line")
+    options.add_argument(
+        "--leak-card", metavar="FILE", action="append", default=[], help="leak_card.json to put there, repeatable"
+    )
     options.add_argument("--onnx", action="store_true", help="also write backbone and pyramid as ONNX and check them")
     options.add_argument(
         "--size", metavar="HxW", help="input of the ONNX file in px (default: the square that images are padded to)"
@@ -47,8 +51,11 @@ def main() -> None:
     source, out = chosen.model or chosen.out, Path(chosen.out)
     size = size_of(chosen.size) if chosen.size else None
     if chosen.config_file and chosen.checkpoint and not chosen.model:
+        for card in chosen.leak_card:
+            leak_card.read(card)  # what is wrong with it is said before anything is written
         more = {"overrides": chosen.overrides, "classes": chosen.classes, "ema": chosen.ema}
         export_model(chosen.config_file, chosen.checkpoint, out, **more)
+        leak_card.attach(chosen.leak_card, out)
         print(f"{out}: model folder")
     elif not (chosen.model and chosen.onnx) or chosen.config_file or chosen.checkpoint or chosen.overrides:
         raise UserError("give --config-file FILE and --checkpoint FILE, or --model DIR with --onnx")
