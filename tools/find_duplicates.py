@@ -12,11 +12,14 @@ import logging
 import os
 from pathlib import Path
 
+from eva02_det.contamination import leak_card
 from eva02_det.contamination.corpus import named_specs, open_corpora
 from eva02_det.contamination.evaluation_images import open_evaluation
 from eva02_det.contamination.find import Search, merge, save, search
+from eva02_det.contamination.pictures import Pictures
 from eva02_det.contamination.settings import STAGES, Settings, make_settings
 from eva02_det.contamination.work import part_of
+from eva02_det.report.duplicates_page import write_page
 from eva02_det.utils.errors import run_tool
 
 FORMS = (
@@ -61,6 +64,9 @@ def main() -> None:
         return
     record, unreadable = merge(plan)
     save(record, unreadable, options.out)
+    pictures = Pictures(record, evaluation, corpora)
+    write_page(record.data, pictures.evaluation_file, pictures.corpus_bytes, options.out)
+    leak_card.write(record, options.out)
     print(*record.lines(), f"report: {options.out}", sep="\n")
 
 

@@ -16,6 +16,7 @@ from eva02_det.contamination.corpus import place_of
 from eva02_det.contamination.listing import Entry, Place, entry_of, locator
 from eva02_det.data.findings import read_annotation_file
 from eva02_det.data.image_files import absent_images
+from eva02_det.data.objects365 import NEVER_RELEASED
 from eva02_det.data.registration import find_dataset, register_builtin
 from eva02_det.utils.errors import UserError
 
@@ -64,7 +65,7 @@ class EvaluationSet:
 
     def require_images(self) -> None:
         """UserError where image files are missing."""
-        if missing := absent_images(image.path for image in self.images):
+        if missing := absent_images(image.path for image in self.images if not image.path.endswith(NEVER_RELEASED)):
             raise UserError(
                 f"{len(missing)} of {len(self.images)} images of the evaluation set {self.name} do not exist (the first: "
                 f"{missing[0]}); download them, or compare names alone with --stages id file_name url"

@@ -19,7 +19,7 @@ from eva02_det.contamination.evaluation_index import PART_IMAGES, Part, make_par
 from eva02_det.contamination.listing import Listing
 from eva02_det.contamination.record import FORMAT, Record
 from eva02_det.contamination.settings import FINGERPRINT, Settings
-from eva02_det.contamination.shard import Searcher, Task
+from eva02_det.contamination.shard import Searcher, Task, shown
 from eva02_det.contamination.work import Progress, Work, in_processes
 from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_json, write_text
@@ -166,7 +166,7 @@ def _unreadable_evaluation(plan: Search, work: Work) -> Iterator[str]:
     if plan.reads_all:
         for start in _parts(plan):
             for number, why in Part.load(work.part(start)).unreadable:
-                yield f"{plan.evaluation.images[int(number)].entry.file}: {why}"
+                yield f"{shown(plan.evaluation.images[int(number)].entry.file)}: {why}"
 
 
 # what a process of the search keeps between its shards

@@ -71,12 +71,15 @@ class Record:
         return {one["image_id"] for one in self.pairs(corpora, confirmed_only)}
 
     def lines(self) -> Iterator[str]:
-        """The numbers of each corpus, and of all together, in words."""
+        """The numbers of each corpus, and of all together, in words; and how many images of each could not be read."""
         for name, numbers in self.data["affected"].items():
             splits = ", ".join(f"{split} {part['images']} of {part['of_images']}" for split, part in numbers["splits"].items())
             images = f"{numbers['images']} of {numbers['of_images']} images of {self.evaluation} ({splits})"
             instances = f"{numbers['instances']} of {numbers['of_instances']} instances"
             yield f"{'all corpora' if name == ANY else name}: {images}, {instances}"
+        for corpus in self.data["corpora"]:
+            if corpus["unreadable"]:
+                yield f"{corpus['name']}: {corpus['unreadable']} of {corpus['images']} images are unreadable, see unreadable.txt"
 
     def save(self, folder: str | Path) -> None:
         """Write report.json, pairs.csv and affected.csv, each atomically, the first one last."""

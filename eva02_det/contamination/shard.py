@@ -79,7 +79,7 @@ class _Look:
         self._waiting: list[tuple[int, Pixels]] = []
 
     def result(self) -> dict[str, Any]:
-        named = [[self.corpus.entry(number).file, why] for number, why in sorted(self.unreadable.items())]
+        named = [[shown(self.corpus.entry(number).file), why] for number, why in sorted(self.unreadable.items())]
         return {
             "read": self.tried - len(named),
             "unreadable": named,
@@ -198,9 +198,9 @@ class _Look:
         similarity = found.similarity if found else candidate.embedding
         return {
             "image_id": evaluation.image_id,
-            "file_name": evaluation.entry.file,
+            "file_name": shown(evaluation.entry.file),
             "corpus": self.corpus.name,
-            "corpus_image": entry.file,
+            "corpus_image": shown(entry.file),
             "corpus_number": number,
             "corpus_id": entry.id,
             "found_by": candidate.stages,
@@ -219,6 +219,11 @@ def _vectors(index: Part, settings: Settings) -> "EmbeddingIndex":
     from eva02_det.contamination.embeddings import EmbeddingIndex
 
     return EmbeddingIndex(index.vectors, settings.min_similarity)
+
+
+def shown(name: str) -> str:
+    """A file's name on one line of valid text, whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 def _rank(candidate: Candidate) -> tuple[bool, int, float]:

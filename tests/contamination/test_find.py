@@ -1,6 +1,8 @@
 """The search as a whole: what each stage finds and proves, and that the report depends on nothing but data and settings."""
 
+import csv
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,23 @@ def test_the_pictures_of_a_pair_are_found_again(copies: Path, val: Path, tmp_pat
         assert pictures.evaluation_file(pair["image_id"]).read_bytes() == original(pair["image_id"], val)
         assert pictures.corpus_bytes("copies", pair["corpus_image"]) == Path(pair["corpus_image"]).read_bytes()
     assert pictures.corpus_bytes("copies", "unknown.jpg") is None
+
+
+def test_names_of_any_bytes_are_written_in_text_and_their_images_found_again(val: Path, tmp_path: Path):
+    odd = {b"a\xff.jpg": original(3, val), b'b\n,"c.jpg': original(5, val), b"\xfe.jpg": b"no image"}
+    (tmp_path / "odd").mkdir()
+    for name, content in odd.items():
+        Path(os.fsdecode(os.fsencode(tmp_path / "odd") + b"/" + name)).write_bytes(content)
+    one = plan(tmp_path / "work", tmp_path / "odd", stages="bytes pixels")
+    search(one)
+    record, unreadable = merge(one)
+    save(record, unreadable, tmp_path / "out")
+    with (tmp_path / "out/pairs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [Path(row["corpus_image"]).name for row in rows] == ["a\\udcff.jpg", 'b\\n,"c.jpg']
+    assert len((tmp_path / "out/unreadable.txt").read_text().splitlines()) == 1
+    pictures = Pictures(record, one.evaluation, one.corpora)
+    assert [pictures.corpus_bytes("odd", row["corpus_image"]) for row in rows] == [original(3, val), original(5, val)]
 
 
 def test_more_candidates_than_are_compared_are_counted(val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
