@@ -118,6 +118,8 @@ def main() -> None:
     args = parser.parse_args()
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "coco"
     files = [path for folder in args.images or [root / "train2017", root / "val2017"] for path in sorted(folder.glob("*.jpg"))]
+    if not files:
+        sys.exit(f"no photographs (*.jpg) in {root}; set DETECTRON2_DATASETS, or pass --images FOLDER")
     pictures = [path.read_bytes() for path in files[:: args.every]]
     start = time.perf_counter()
     counts = tally(answers(pictures, args.distractors, args.workers))
