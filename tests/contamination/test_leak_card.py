@@ -27,34 +27,21 @@ def pair(image: int, corpus: str, *found_by: str, confirmed: bool = True) -> dic
     }
 
 
+def read(images: int, read: int, unreadable: int) -> dict:
+    return {"images": images, "read": read, "unreadable": unreadable}
+
+
 def record(home: str = "/home/me", **settings: object) -> Record:
     return Record(
         {
             "format": 1,
             "evaluation": {"name": "lvis_v1_val", "images": 20, "instances": 90, "digest": "ab12", "unreadable": 0},
             "corpora": [
-                {
-                    "name": "coco",
-                    "spec": f"{home}/coco.json@{home}/train/",
-                    "images": 500,
-                    "read": 0,
-                    "unreadable": 0,
-                    "digest": "c0",
-                },
-                {
-                    "name": "w|b",
-                    "spec": f"{home}/web-{{000..127}}.tar",
-                    "images": 900,
-                    "read": 890,
-                    "unreadable": 10,
-                    "digest": "eb",
-                },
+                {"name": "coco", "spec": f"{home}/coco.json@{home}/train/", "digest": "c0", **read(500, 0, 0)},
+                {"name": "w|b", "spec": f"{home}/web-{{000..127}}.tar", "digest": "eb", **read(900, 890, 10)},
             ],
             "settings": {
-                "stages": ["id", "fingerprint"],
-                "max_bits": 10,
-                "embedder": None,
-                "versions": {"numpy": "2.4"},
+                **{"stages": ["id", "fingerprint"], "max_bits": 10, "embedder": f"{home}/copy.pt", "versions": {"numpy": "2.4"}},
                 **settings,
             },
             "pairs": [
@@ -78,7 +65,7 @@ def test_the_card_holds_corpora_counts_method_and_the_ids_of_confirmed_images_al
     }
     assert one["image_ids"] == {"coco": [3, 9], "w|b": [3], "any": [3, 9]}
     assert one["affected"] == record().data["affected"]
-    assert one["method"] == {"stages": ["id", "fingerprint"], "max_bits": 10, "embedder": None, "versions": {"numpy": "2.4"}}
+    assert one["method"] == {"stages": ["id", "fingerprint"], "max_bits": 10, "embedder": "copy.pt", "versions": {"numpy": "2.4"}}
     assert [corpus["digest"] for corpus in one["corpora"]] == ["c0", "eb"]
 
 
@@ -119,11 +106,8 @@ def test_the_page_has_a_row_for_each_corpus_and_names_cannot_break_its_tables(tm
 def test_a_card_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path):
     written = leak_card.write([record(), record(stages=["id"])], tmp_path)
     assert leak_card.read(written) == leak_card.read(tmp_path) == leak_card.card([record(), record(stages=["id"])])
-    for text, sentence in (
-        ("{", "not valid JSON"),
-        ("[]", "no leak card"),
-        ('{"format": 1, "comparisons": [{}]}', "no leak card"),
-    ):
+    others = {"{": "not valid JSON", "[]": "no leak card", '{"format": 1, "comparisons": [{}]}': "no leak card"}
+    for text, sentence in others.items():
         (tmp_path / "other.json").write_text(text)
         with pytest.raises(UserError, match=sentence):
             leak_card.read(tmp_path / "other.json")

@@ -55,6 +55,25 @@ def test_class_names_are_taken_from_a_file(tmp_path: Path, monkeypatch: pytest.M
     assert (content["classes"], content["category_ids"]) == (["a", "b", "c", "d", "e"], None)
 
 
+def test_a_leak_card_goes_into_the_folder_and_into_the_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    numbers = {"images": 2, "of_images": 20, "instances": 9, "of_instances": 90}
+    comparison = {
+        "evaluation": {"name": "lvis_v1_val", "images": 20, "instances": 90, "digest": "ab"},
+        "corpora": [{"name": "coco", "source": "coco.json", "images": 5, "read": 5, "unreadable": 0}],
+        "method": {"stages": ["id"]},
+        "pairs": {"confirmed": 2, "not_confirmed": 0},
+        **{"affected": {"coco": numbers, "any": numbers}, "image_ids": {"coco": [3, 4], "any": [3, 4]}, "limits": []},
+    }
+    (tmp_path / "card.json").write_text(json.dumps({"format": 1, "comparisons": [comparison]}))
+    call(monkeypatch, *BOTH, "--out", tmp_path / "out", "--leak-card", tmp_path / "card.json")
+    assert json.loads((tmp_path / "out" / "leak_card.json").read_text())["comparisons"] == [comparison]
+    assert "coco holds 2 of 20 (10.0 %) images of lvis_v1_val" in (tmp_path / "out" / "README.md").read_text()
+    assert load_folder(tmp_path / "out").classes == CLASSES
+    call(monkeypatch, *BOTH, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert "leak_card" not in (tmp_path / "out" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -66,6 +85,7 @@ def test_class_names_are_taken_from_a_file(tmp_path: Path, monkeypatch: pytest.M
         ([*BOTH, "--onnx", "--size", "33x32"], "multiples of 32"),
         ([*BOTH, "protocol=best"], "best is not known; choose one of plain"),
         ([*BOTH, "--classes", "absent.txt"], "absent.txt"),
+        ([*BOTH, "--leak-card", "absent.json"], "there is no leak card absent.json"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_two(
