@@ -33,7 +33,7 @@ MIN_WAVE = 0.15  # grey values: the least amplitude of a frequency that noise do
 MIN_WAVES = 24  # of 64 that must reach it; a square with fewer is plain, and resembles all other plain ones
 MARGIN_SPREAD = 24  # grey values within which a line of a margin stays
 MIN_TRIMMED = 0.3  # of a side that must be left
-SMALL_PX = 320  # shorter side that a picture is decoded to at least, where it is decoded for fingerprints alone
+SMALL_PX = 200  # shorter side that a picture is decoded to at least, where it is decoded for fingerprints alone
 
 Bytes = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -119,7 +119,8 @@ def frame_boxes(first: Image.Image, quarters: bool) -> list[Box]:
 
 def frame_rows(first: Image.Image, boxes: list[Box], poses: tuple[Pose, ...], plain: bool = False) -> Bytes:
     """Rows of frames of a working image, [M, BYTES], pose by pose; plain ones only if asked for."""
-    squares = [np.asarray(first.resize((SAMPLES, SAMPLES), Image.Resampling.BICUBIC, box=box)) for box in boxes]
+    size = (SAMPLES, SAMPLES)
+    squares = [np.asarray(first.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=1.5)) for box in boxes]
     cosines, lively = _frequencies(np.stack(squares), 1)
     rows = []
     for pose in poses:

@@ -23,6 +23,7 @@ FINE = 16  # steps of a pixel in which samples are placed
 
 Grey = NDArray[np.uint8]
 Ints = NDArray[np.int32]
+Ints64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ def working_image(grey: Image.Image) -> Image.Image:
 def pyramid(first: Image.Image) -> list[Grey]:
     """Levels of uint8 [H, W], each smaller by STEP, down to the size of a region."""
     width, height = first.size
-    levels = [np.asarray(first)]
+    images = [first]
     while True:
-        scale = STEP ** -len(levels)
+        scale = STEP ** -len(images)
         size = round(width * scale), round(height * scale)
         if min(size) < SIDE_PX + 2:
-            return levels
-        levels.append(np.asarray(first.resize(size, Image.Resampling.BICUBIC)))
+            return [np.asarray(image) for image in images]
+        # from the level twice as large, or the first: a quarter of the time of always taking the first
+        images.append(images[max(len(images) - 3, 0)].resize(size, Image.Resampling.BICUBIC))
 
 
 def _beyond(image: Ints, rows: int) -> Ints:
@@ -98,38 +100,50 @@ def _offset(before: NDArray, at: NDArray, after: NDArray) -> NDArray[np.float64]
     return np.clip((after - before) / np.where(bend > 0, 2.0 * bend, np.inf), -0.5, 0.5)
 
 
-def _found_on(number: int, responses: list[Ints], tops: list[Ints]) -> tuple[NDArray, ...]:
-    """(level, row, column, shift of the level, strength) of the blobs on one level, each a float64 or int64 [R]."""
-    here, size = responses[number], abs(responses[number])
-    rows, cols = np.nonzero((size >= tops[number]) & (size >= MIN_RESPONSE))
-    inside = (np.minimum(rows, here.shape[0] - 1 - rows) >= SIDE_PX // 2 - 1) & (
-        np.minimum(cols, here.shape[1] - 1 - cols) >= SIDE_PX // 2 - 1
-    )
-    rows, cols = rows[inside], cols[inside]
-    around = []
-    for other in (number - 1, number + 1):
-        if not 0 <= other < len(responses):
-            around.append(np.zeros(len(rows), dtype=np.int64))
-            continue
-        place = _same_place(rows, cols, here, responses[other])
-        highest = size[rows, cols] >= tops[other][place]
-        around = [values[highest] for values in around]
-        rows, cols = rows[highest], cols[highest]
-        place = tuple(axis[highest] for axis in place)
-        around.append(abs(responses[other][place]).astype(np.int64))
-    at = size[rows, cols].astype(np.int64)
-    sign = np.sign(here[rows, cols])
+@dataclass(frozen=True)
+class _Blobs:
+    """Blobs of one level: their places, and their own and their neighbours' responses, positive at the blob."""
 
-    def value(down: int, right: int) -> NDArray[np.int64]:
-        return (sign * here[rows + down, cols + right]).astype(np.int64)
+    row: Ints64  # [R]
+    col: Ints64  # [R]
+    around: Ints64  # [R, 3, 3]
+    beside: Ints64  # [R, 2], the strongest at this place on the next larger and the next smaller level
 
-    y, x = _offset(value(-1, 0), at, value(1, 0)), _offset(value(0, -1), at, value(0, 1))
-    vertical, horizontal = value(-1, 0) + value(1, 0) - 2 * at, value(0, -1) + value(0, 1) - 2 * at
-    mixed = (value(1, 1) + value(-1, -1) - value(1, -1) - value(-1, 1)) / 4
+
+def _found_on(number: int, responses: list[Ints], tops: list[Ints]) -> _Blobs:
+    """The places of a level that differ more from their surroundings than the places around them and on the levels beside."""
+    here, inset = responses[number], SIDE_PX // 2 - 1
+    inner = abs(here[inset : here.shape[0] - inset, inset : here.shape[1] - inset])
+    highest = tops[number][inset : here.shape[0] - inset, inset : here.shape[1] - inset]
+    rows, cols = np.nonzero((inner >= highest) & (inner >= MIN_RESPONSE))
+    rows, cols = rows + inset, cols + inset
+    beside = np.zeros((len(rows), 2), dtype=np.int64)
+    limit = np.zeros(len(rows), dtype=np.int64)
+    for side, other in enumerate((number - 1, number + 1)):
+        if 0 <= other < len(responses):
+            place = _same_place(rows, cols, here, responses[other])
+            beside[:, side] = abs(responses[other][place])
+            limit = np.maximum(limit, tops[other][place])
+    keep = abs(here[rows, cols]) >= limit
+    rows, cols = rows[keep], cols[keep]
+    step = np.arange(-1, 2)
+    around = here[rows[:, None, None] + step[:, None], cols[:, None, None] + step].astype(np.int64)
+    return _Blobs(rows, cols, around * np.sign(around[:, 1:2, 1:2]), beside[keep])
+
+
+def _placed(blobs: list[_Blobs]) -> tuple[NDArray, ...]:
+    """Of the blobs that are no edges: level, row, column and shift of the level, between pixels and levels, and strength; [R]."""
+    level = np.repeat(np.arange(len(blobs)), [len(part.row) for part in blobs])
+    around, beside = (np.concatenate([getattr(part, name) for part in blobs]) for name in ("around", "beside"))
+    at = around[:, 1, 1]
+    vertical, horizontal = around[:, 0, 1] + around[:, 2, 1] - 2 * at, around[:, 1, 0] + around[:, 1, 2] - 2 * at
+    mixed = (around[:, 2, 2] + around[:, 0, 0] - around[:, 2, 0] - around[:, 0, 2]) / 4
     shape = vertical * horizontal - mixed * mixed
-    round_enough = (shape > 0) & ((vertical + horizontal) ** 2.0 * MAX_EDGE < (MAX_EDGE + 1) ** 2 * shape)
-    shift = _offset(around[0], at, around[1])
-    return tuple(a[round_enough] for a in (np.full(len(at), number), rows + y, cols + x, shift, at))
+    blob = (shape > 0) & ((vertical + horizontal) ** 2.0 * MAX_EDGE < (MAX_EDGE + 1) ** 2 * shape)
+    row = np.concatenate([part.row for part in blobs]) + _offset(around[:, 0, 1], at, around[:, 2, 1])
+    col = np.concatenate([part.col for part in blobs]) + _offset(around[:, 1, 0], at, around[:, 1, 2])
+    shift = _offset(beside[:, 0], at, beside[:, 1])
+    return tuple(part[blob] for part in (level, row, col, shift, at))
 
 
 def _sampled(level: Grey, center: NDArray[np.float64], side: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -159,8 +173,7 @@ def find_regions(levels: list[Grey], most: int) -> Regions:
     """
     responses = [_responses(level) for level in levels]
     tops = [_largest_near(abs(response)) for response in responses]
-    found = [_found_on(number, responses, tops) for number in range(len(levels))]
-    number, row, col, shift, strength = (np.concatenate(parts) for parts in zip(*found))
+    number, row, col, shift, strength = _placed([_found_on(number, responses, tops) for number in range(len(levels))])
     order = np.lexsort((col, row, -strength, number))
     turn = np.arange(len(order)) - np.searchsorted(number[order], number[order])
     order = order[np.argsort(turn, kind="stable")][:most]

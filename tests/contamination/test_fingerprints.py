@@ -95,7 +95,7 @@ def test_a_picture_decoded_small_is_found_among_those_decoded_whole() -> None:
     large = Image.fromarray(photograph(4)).resize((1600, 1200), Image.Resampling.BICUBIC)
     data = encoded(large)
     small = small_image(data)
-    assert 320 <= min(small.shape) < 700
+    assert 200 <= min(small.shape) < 500
     rows, _ = evaluation_rows(np.asarray(large))
     frames = FingerprintIndex(hashes(framed(rows)), 3).search(hashes(framed(corpus_rows(small))[:1]))
     assert len(frames.row) >= 1
