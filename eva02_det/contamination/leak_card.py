@@ -14,6 +14,9 @@ FORMAT = 1
 JSON_FILE, PAGE_FILE = "leak_card.json", "leak_card.md"
 README = "README.md"
 HEADING = "## Leaked evaluation images"
+RECALL = (
+    "what no stage recognises counts as not found (recall by kind of change: docs/contamination.md): 0 is no proof of absence"
+)
 _KEYS = {"evaluation", "corpora", "method", "pairs", "affected", "image_ids", "limits"}  # of a comparison
 
 
@@ -164,7 +167,7 @@ def _page_of(one: Mapping[str, Any]) -> list[str]:
         *_table("found in | part | images | objects", groups),
         *_table("compared corpus | source | images | read | unreadable | digest", corpora),
         *["Method:", "", *steps, f"- versions: {_words(versions)}", ""],
-        *(["Not seen:", "", *limits] if limits else ["Everything named was compared."]),
+        *["Not seen:", "", *limits, f"- {RECALL}"],
     ]
 
 

@@ -10,7 +10,7 @@ from eva02_det.utils.errors import UserError
 from eva02_det.utils.files import write_text
 
 ANY = "any"  # in `affected`: of all corpora together
-PAIRS_PER_CORPUS = 60  # some 12 kB each
+PAIRS_PER_CORPUS = 60  # of photographs, some 30 kB each
 FREQUENCIES = ("rare", "common", "frequent")
 PAGE = "index.html"
 
@@ -123,7 +123,7 @@ def _splits(affected: Mapping[str, Any], names: Sequence[str]) -> str:
         for name in (*names, ANY)
         if splits and name in affected
     ]
-    return _table("Images, by the part of the data set they come from", ["corpus", *map(_text, splits)], rows)
+    return _table("Images, by the part they come from", ["corpus", *map(_text, splits)], rows)
 
 
 def _frequencies(affected: Mapping[str, Any], names: Sequence[str]) -> str:

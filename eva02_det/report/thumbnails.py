@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-SIDE_PX = 400  # twice what the page shows, for dense screens
-QUALITY = 70
+SIDE_PX = 300  # more than the page shows, for dense screens
+QUALITY = 65
 
 
 def thumbnail(source: Path | bytes | None, side_px: int = SIDE_PX) -> str | None:

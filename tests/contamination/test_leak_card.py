@@ -97,6 +97,8 @@ def test_the_page_has_a_row_for_each_corpus_and_names_cannot_break_its_tables(tm
     assert "| **all** | 2 of 20 (10.0 %) | 12 of 90 (13.3 %) |" in page
     assert "| coco | rare | 2 of 6 (33.3 %) | 2 of 9 (22.2 %) |" in page
     assert "- max bits: 10" in page
+    assert "- no image of coco was read" in page
+    assert "0 is no proof of absence" in page
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3
     for table in tables:

@@ -140,7 +140,7 @@ def test_a_browser_shows_every_pair_and_decodes_every_picture(page: Path, tmp_pa
     seen = chromium.seen(page, tmp_path / "profile")
     assert len(seen["images"]) == 26
     assert all(complete and width > 0 and height > 0 for complete, width, height in seen["images"])
-    assert {tuple(size) for _, *size in seen["images"]} == {(320, 240), (240, 320), (160, 120)}
+    assert {tuple(size) for _, *size in seen["images"]} == {(300, 225), (225, 300), (160, 120)}
     assert seen["shown"] == 14
     assert seen["width"][0] <= seen["width"][1]  # nothing sticks out to the side
     assert seen["loaded"] == []
