@@ -76,7 +76,9 @@ class Record:
             splits = ", ".join(f"{split} {part['images']} of {part['of_images']}" for split, part in numbers["splits"].items())
             images = f"{numbers['images']} of {numbers['of_images']} images of {self.evaluation} ({splits})"
             instances = f"{numbers['instances']} of {numbers['of_instances']} instances"
-            yield f"{'all corpora' if name == ANY else name}: {images}, {instances}"
+            doubtful = numbers.get("unconfirmed_images", 0)
+            more = f"; {doubtful} more images are unconfirmed" if doubtful else ""
+            yield f"{'all corpora' if name == ANY else name}: {images}, {instances}{more}"
         for corpus in self.data["corpora"]:
             if corpus["unreadable"]:
                 yield f"{corpus['name']}: {corpus['unreadable']} of {corpus['images']} images are unreadable, see unreadable.txt"

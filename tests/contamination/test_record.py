@@ -74,6 +74,18 @@ def test_the_tables_hold_every_pair_and_every_group_whatever_the_names_contain(t
     assert (affected[2]["categories"], affected[0]["of_instances"]) == ("3", "9")
 
 
+def test_the_numbers_are_told_in_words_with_what_is_doubtful_and_what_could_not_be_read():
+    told = data()
+    told["affected"]["coco"]["unconfirmed_images"] = 2
+    told["corpora"][1]["unreadable"] = 4
+    images, instances = "1 of 4 images of lvis_v1_val (val2017 1 of 4)", "2 of 9 instances"
+    assert list(Record(told).lines()) == [
+        f"coco: {images}, {instances}; 2 more images are unconfirmed",
+        f"all corpora: {images}, {instances}; 2 more images are unconfirmed",
+        "o365: 4 of 5 images are unreadable, see unreadable.txt",
+    ]
+
+
 def broken(change: str) -> Any:
     wrong = copy.deepcopy(data())
     if change == "format":
