@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "--from", nargs="+", dest="corpora", metavar="NAME", help="with --evaluation: only what these corpora hold (default: all)"
     )
     add("--contaminated", action="store_true", help="with --evaluation: write the images that they hold in place of the rest")
+    add("--ids", action="store_true", help="with --evaluation: write the image ids alone, for score_predictions.py --image-ids")
     add("--unconfirmed", action="store_true", help="count pairs that are not confirmed too")
     add("--cache", metavar="DIR", help="of the corpus's index (default: $EVA02_MIM_CACHE, else ~/.cache/eva02_mim)")
     return made
@@ -37,15 +38,15 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     record = load_record(options.report)
     if options.corpus:
-        if options.corpora or options.contaminated:
-            raise UserError("--from and --contaminated belong to --evaluation, not to --corpus")
+        if options.corpora or options.contaminated or options.ids:
+            raise UserError("--from, --contaminated and --ids belong to --evaluation, not to --corpus")
         more = {"spec": options.spec, "unconfirmed": options.unconfirmed, "cache": options.cache}
         print(clean_corpus(record, options.corpus, options.out, **more))
     else:
         if options.spec:
             raise UserError("--spec belongs to --corpus, not to --evaluation")
         more = {"corpora": options.corpora, "contaminated": options.contaminated, "unconfirmed": options.unconfirmed}
-        print(clean_evaluation(record, options.out, **more))
+        print(clean_evaluation(record, options.out, ids_only=options.ids, **more))
 
 
 if __name__ == "__main__":

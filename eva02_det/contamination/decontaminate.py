@@ -14,7 +14,7 @@ from eva02_det.contamination.evaluation_images import open_evaluation
 from eva02_det.contamination.listing import Listing, stream, top_level_keys
 from eva02_det.contamination.record import Record
 from eva02_det.utils.errors import UserError
-from eva02_det.utils.files import atomic_path
+from eva02_det.utils.files import atomic_path, write_json
 from eva02_det.utils.sources import remote
 from eva02_det.utils.sources.shards import TarShards
 
@@ -77,24 +77,29 @@ def clean_evaluation(
     corpora: Iterable[str] | None = None,
     contaminated: bool = False,
     unconfirmed: bool = False,
+    ids_only: bool = False,
 ) -> Filtered:
     """Write the evaluation set's annotation file without the images that those corpora hold (all corpora without names).
 
     Everything else in it stays, LVIS's fields of images and categories too. contaminated: write those images instead of the rest.
+    unconfirmed: count unconfirmed pairs too. ids_only: write a JSON list of the image ids alone.
     """
     target = Path(out)
     _require_ending(target, ".json", "the evaluation set is an annotation file")
     evaluation = open_evaluation(record.evaluation)
     if evaluation.digest != record.data["evaluation"]["digest"]:
         raise UserError(f"the evaluation set {record.evaluation} is another one than when it was searched; search again")
-    if evaluation.json_file is None:
+    if evaluation.json_file is None and not ids_only:
         raise UserError(f"the evaluation set {record.evaluation} has no annotation file that could be filtered")
     ids = record.image_ids(corpora, confirmed_only=not unconfirmed)
-    removed = len(evaluation.images) - len(ids) if contaminated else len(ids)
-    if removed == len(evaluation.images):
+    kept = [image.image_id for image in evaluation.images if (image.image_id in ids) == contaminated]
+    if not kept:
         raise UserError(f"no image of {record.evaluation} would be left; choose other corpora, or the other part")
-    filter_annotations(evaluation.json_file, target, lambda number: (number in ids) != contaminated)
-    return Filtered(target, len(evaluation.images) - removed, removed)
+    if ids_only or evaluation.json_file is None:
+        write_json(target, kept)
+    else:
+        filter_annotations(evaluation.json_file, target, lambda number: (number in ids) != contaminated)
+    return Filtered(target, len(kept), len(evaluation.images) - len(kept))
 
 
 def filter_annotations(source: str, target: Path, drops: Callable[[Any], bool]) -> None:

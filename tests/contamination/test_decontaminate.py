@@ -101,6 +101,8 @@ def test_the_clean_and_the_contaminated_split_share_the_set_between_them_with_al
     dirty = clean_evaluation(record, tmp_path / "dirty.json", contaminated=True)
     only_a = clean_evaluation(record, tmp_path / "only_a.json", corpora=["a"])
     assert [(part.kept, part.removed) for part in (clean, dirty, only_a)] == [(1, 2), (2, 1), (2, 1)]
+    ids = clean_evaluation(record, tmp_path / "ids.json", ids_only=True)
+    assert ((ids.kept, ids.removed), json.loads(ids.file.read_text())) == ((1, 2), [5])
     parts = [json.loads(part.file.read_text()) for part in (clean, dirty)]
     assert [[image["id"] for image in part["images"]] for part in parts] == [[5], [3, 8]]
     for part in parts:
