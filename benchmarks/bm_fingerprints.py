@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=default, metavar="FOLDER")
     parser.add_argument("--corpus", type=int, default=1_000_000)
     parser.add_argument("--evaluation", type=int, default=20_000)
-    parser.add_argument("--peer-corpus", type=int, default=20_000)
+    parser.add_argument("--peer-corpus", type=int, default=5_000)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", help="not used: all of it runs on the CPU")

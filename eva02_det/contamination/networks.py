@@ -88,8 +88,9 @@ def _open_clip(spec: str, device: str | torch.device, size: int | None) -> Netwo
     tag = tag or (tags[0] if tags else "")
     if tag not in tags and not Path(tag).is_file():
         raise UserError(f"open_clip has no weights {tag or 'at all'} of {name}; published are {', '.join(tags) or 'none'}")
+    quick = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu")) if tag in tags else False
     try:
-        model = open_clip.create_model(name, pretrained=tag, force_image_size=size)
+        model = open_clip.create_model(name, pretrained=tag, force_image_size=size, force_quick_gelu=quick)
     except (RuntimeError, KeyError, OSError) as error:
         raise UserError(
             f"{spec} cannot be loaded: {_first_line(error)}; fetch its weights first, or pass the path of a file"
