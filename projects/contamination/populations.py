@@ -25,13 +25,15 @@ class Population:
 @dataclass(frozen=True)
 class Kind:
     """images: of the population. per_image: categories with objects, a mean. tail: exponent of Zipf's law of the categories'
-    popularity; the higher, the more of them are rare. gain: of the second detector on the images that it has seen."""
+    popularity; the higher, the more of them are rare. gain: of the second detector on the images that it has seen. apart: by how
+    much each detector is better or worse at a category than the category is easy; little between arms of one recipe."""
 
     images: int = 4000
     categories: int = 8
     per_image: float = 2.0
     tail: float = 0.5
     gain: float = 0.4
+    apart: float = 0.15
 
 
 def population(kind: Kind, seed: int) -> Population:
@@ -48,7 +50,7 @@ def population(kind: Kind, seed: int) -> Population:
     seen = np.arange(kind.images) >= kind.images // 2
     arms = []
     for gain in (0.0, kind.gain):
-        skill = generator.normal(0, 0.3, kind.categories)[category] + gain * seen[image]
+        skill = generator.normal(0, kind.apart, kind.categories)[category] + gain * seen[image]
         arms.append(_detector(kind, generator, (image, category), np.nonzero(looked), ease + skill))
     return Population(*arms, seen)
 
