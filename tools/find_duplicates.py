@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--coco-ids", nargs="+", default=[], metavar="NAME", help="corpora whose ids are COCO's though nothing in them says so")
     add("--processes", type=int, default=len(os.sched_getaffinity(0)), help="default: one for each core")
     add("--shard-images", type=int, default=Settings.shard_images, help="what a stop may lose (default %(default)s)")
+    add("--retry-unreadable", action="store_true", help="search shards again of which images could not be read")
     part = made.add_mutually_exclusive_group()
     part.add_argument("--shard", metavar="I/N", help="search each N-th shard from the I-th on (from 0), and write no report")
     part.add_argument("--merge", action="store_true", help="write the report of shards that are all searched")
@@ -58,7 +59,7 @@ def main() -> None:
     corpora = open_corpora(named_specs(options.corpus), coco_ids=options.coco_ids, cache=work / "index")
     plan = Search(corpora, evaluation, settings, work)
     if not options.merge:
-        search(plan, processes=options.processes, shard=part)
+        search(plan, processes=options.processes, shard=part, retry=options.retry_unreadable)
     if part:
         print(f"shard {options.shard} is searched; when all are, write the report with --merge in place of --shard")
         return

@@ -68,7 +68,8 @@ class EvaluationSet:
         if missing := absent_images(image.path for image in self.images if not image.path.endswith(NEVER_RELEASED)):
             raise UserError(
                 f"{len(missing)} of {len(self.images)} images of the evaluation set {self.name} do not exist (the first: "
-                f"{missing[0]}); download them, or compare names alone with --stages id file_name url"
+                f"{missing[0]}); download them, name their folder as in FILE.json@FOLDER, or compare names alone with "
+                "--stages id file_name url"
             )
 
 
@@ -90,7 +91,7 @@ def open_evaluation(spec: str) -> EvaluationSet:
     where = locator(place)
     default = place.split or _folder(place.image_root) or "all"
     images = (
-        EvaluationImage(entry.id, entry, where(entry.file), _split(image, entry, default), objects.get(entry.id, {}))
+        EvaluationImage(image["id"], entry, where(entry.file), _split(image, entry, default), objects.get(entry.id, {}))
         for image, entry in entries
     )
     frequency = {one["id"]: FREQUENCY[one["frequency"]] for one in content["categories"] if one.get("frequency") in FREQUENCY}
@@ -117,7 +118,9 @@ def _from_records(name: str) -> EvaluationSet:
         file = os.path.relpath(record["file_name"], root)
         entry = Entry(record["image_id"], file, None, "")
         images.append(
-            EvaluationImage(entry.id, entry, record["file_name"], _split({}, entry, _folder(root) or "all"), dict(counted))
+            EvaluationImage(
+                record["image_id"], entry, record["file_name"], _split({}, entry, _folder(root) or "all"), dict(counted)
+            )
         )
     return EvaluationSet(name, _checked(images, name), {}, None)
 

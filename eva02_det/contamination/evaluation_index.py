@@ -66,7 +66,8 @@ class Part:
 
 def make_part(images: Sequence[EvaluationImage], first: int, settings: Settings, embedder: "Embedder | None") -> Part:
     """Read and describe images, the first of which has the number `first` in its set."""
-    digests, sizes, rows, vectors, unreadable = [], [], [], [], []
+    digests, sizes, rows, unreadable = [], [], [], []
+    vectors: list[NDArray[np.float32] | None] = []
     for number, image in enumerate(images, start=first):
         try:
             content = _read(image.path)

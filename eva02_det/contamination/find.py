@@ -74,20 +74,27 @@ def versions() -> dict[str, str]:
     return {"eva02_det": eva02_det.__version__, "pillow": PIL.__version__, "numpy": numpy.__version__}
 
 
-def search(plan: Search, *, processes: int = 1, shard: tuple[int, int] | None = None) -> None:
-    """Do what is not done yet. shard: (i, n) does each n-th shard from the i-th on, for n runs that share the work folder."""
+def search(plan: Search, *, processes: int = 1, shard: tuple[int, int] | None = None, retry: bool = False) -> None:
+    """Do what is not done yet. shard: (i, n) does each n-th shard from the i-th on, for n runs that share the work folder.
+
+    retry: also search again where images were unreadable, as after a failure of the storage.
+    """
     work = plan.claim()
     if plan.settings.compares and any(corpus.has_images for corpus in plan.corpora):
         plan.evaluation.require_images()
     if plan.reads_all:
         _index(plan, work, processes, shard)
     first, step = shard or (0, 1)
-    missing = [task for task in plan.tasks()[first::step] if not work.shard(task.corpus, task.start).is_file()]
+    missing = [task for task in plan.tasks()[first::step] if not _is_done(work.shard(task.corpus, task.start), retry)]
     if not missing:
         return
     progress = Progress("searched", sum(task.stop - task.start for task in missing))
     for images in in_processes(missing, processes, _begin_search, (plan,), _search_shard):
         progress.add(images)
+
+
+def _is_done(file: Path, retry: bool) -> bool:
+    return file.is_file() and not (retry and json.loads(file.read_text(encoding="utf-8"))["unreadable"])
 
 
 def merge(plan: Search) -> tuple[Record, list[str]]:

@@ -15,7 +15,7 @@ FORMAT = 1
 FILE = "report.json"
 ANY = "any"  # in `affected`: of all corpora together
 
-_LISTS = {
+_LISTS: dict[str, dict[str, Any]] = {
     "evaluation": {"name": str, "images": int, "instances": int, "digest": str},
     "corpora": {"name": str, "spec": str, "images": int, "read": int, "unreadable": int},
     "pairs": {

@@ -185,6 +185,19 @@ def test_unreadable_images_are_counted_and_named_and_end_nothing(val: Path, tmp_
     }
 
 
+def test_what_a_failing_storage_made_unreadable_is_read_when_asked_again(copies: Path, tmp_path: Path):
+    hidden = (copies / "equal.jpg").rename(tmp_path / "hidden.jpg")
+    (copies / "equal.jpg").symlink_to(tmp_path / "away.jpg")
+    one = plan(tmp_path / "work", copies, stages="bytes", shard_images=3)
+    assert (facts(found(one)), merge(one)[1]) == ({}, [f"corpus copies: {copies}/equal.jpg: No such file or directory"])
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "work/shards").iterdir()}
+    hidden.rename(tmp_path / "away.jpg")
+    assert facts(found(one)) == {}
+    search(one, retry=True)
+    assert facts(merge(one)[0]) == {(3, "equal.jpg"): ("bytes", True)}
+    assert sum(file.stat().st_mtime_ns != before[file] for file in before) == 1
+
+
 def test_names_alone_need_no_image_of_either_side(val: Path, tmp_path: Path):
     for file in (val / "coco").rglob("*.jpg"):
         file.unlink()
