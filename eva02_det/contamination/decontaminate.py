@@ -124,7 +124,10 @@ def _write_list(out: TextIO, entries: Iterable[Any]) -> None:
 def _reopened(about: dict[str, Any], spec: str | None, cache: str | Path | None) -> Corpus:
     """The corpus of a record; UserError where it is not what was searched."""
     trusted = [about["name"]] if about.get("coco_ids") else []
-    (corpus,) = open_corpora({about["name"]: spec or about["spec"]}, coco_ids=trusted, cache=cache)
+    try:
+        (corpus,) = open_corpora({about["name"]: spec or about["spec"]}, coco_ids=trusted, cache=cache)
+    except UserError as error:
+        raise UserError(f"{error}; --spec says where it lies now") from error
     if corpus.source.digest != about["digest"]:
         raise UserError(f"the corpus {corpus.name} ({corpus.spec}) has other images than when it was searched; search again")
     return corpus

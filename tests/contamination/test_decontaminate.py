@@ -124,7 +124,7 @@ def test_unconfirmed_pairs_count_where_asked(val: Path, tmp_path: Path):
 def test_a_corpus_that_moved_is_taken_from_its_new_place_and_a_changed_one_is_refused(val: Path, folder: Path, tmp_path: Path):
     record = found(tmp_path / "work", folder)
     moved = folder.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"corpus pics: .*pics does not exist"):
+    with pytest.raises(UserError, match=r"corpus pics: .*pics does not exist; .*--spec says where it lies now"):
         clean_corpus(record, "pics", tmp_path / "a.txt")
     assert clean_corpus(record, "pics", tmp_path / "a.txt", spec=str(moved)).removed == 3
     (moved / "new.jpg").write_bytes(encoded(50))

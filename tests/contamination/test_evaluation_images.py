@@ -40,6 +40,12 @@ def test_minival_is_cut_out_of_val(root: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [image.image_id for image in open_evaluation("lvis_v1_minival").images] == [8]
 
 
+def test_a_set_that_lies_where_its_name_says_needs_no_registration(root: Path):
+    write(root / "mine/annotations/instances_val.json", [{"id": 4, "file_name": "b/1.jpg"}], objects(4, [2]))
+    (image,) = open_evaluation("mine_val").images
+    assert (image.path, image.split, image.entry.identity) == (str(root / "mine/val/b/1.jpg"), "val", None)
+
+
 def test_a_data_set_that_is_a_function_is_read_by_calling_it(root: Path):
     records = [
         {"file_name": f"{root}/set/{folder}/1.jpg", "image_id": number, "annotations": [{"category_id": 0}]}

@@ -112,17 +112,9 @@ def _alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments", "sentence"),
-    [
-        ("find_duplicates.py", ["--evaluation", "nothing", "--corpus", "pics", "--out", "o"], "data set 'nothing' is not known"),
-        ("decontaminate.py", ["none", "--evaluation", "--out", "a.json"], "there is no report none; write it with"),
-    ],
-)
-def test_bad_input_ends_in_one_sentence_and_status_2(place: Path, tool: str, arguments: list[str], sentence: str):
-    process = started(tool, place, *arguments)
+def test_bad_input_ends_in_one_sentence_and_status_2(place: Path):
+    process = started("find_duplicates.py", place, "--evaluation", "nothing", "--corpus", "pics", "--out", "o")
     _, error = process.communicate(timeout=600)
     assert process.returncode == 2
-    assert error.startswith("error: ")
-    assert sentence in error
+    assert error.startswith("error: data set 'nothing' is not known")
     assert len(error.splitlines()) == 1
