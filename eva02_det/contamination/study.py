@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import isnan
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
 
+from eva02_det.contamination.corpus import place_of
 from eva02_det.contamination.effects import (
     CONTAMINATED,
     Estimate,
@@ -23,9 +25,6 @@ from eva02_det.contamination.effects import (
     tasks_of_all,
 )
 from eva02_det.contamination.verdict import sentences
-from eva02_det.data.lvis import LvisRecords, make_minival
-from eva02_det.data.paths import datasets_root
-from eva02_det.data.registration import find_dataset, register_builtin
 from eva02_det.evaluation.rules import TASKS
 from eva02_det.evaluation.subsets import Answers, image_rows, read_answers, subset_metrics
 from eva02_det.evaluation.truth import Truth, read_truth
@@ -65,7 +64,7 @@ def study(
     tasks: Sequence[str] | None = None,
     max_detections: Sequence[int] | None = None,
 ) -> Study:
-    """Of a data set by name.
+    """Of a data set by name, or an annotation file.
 
     contaminated: ids of the images that pre-training has seen. predictions: output folders of evaluations or JSON files of
     results, by the name of the arm; every arm is compared with the first, so let that be the one that has not seen the images.
@@ -99,17 +98,27 @@ def study(
     )
 
 
-def open_evaluation(name: str, *, masks: bool) -> Truth:
-    """The annotations of a registered data set, or of one below DETECTRON2_DATASETS; its images need not be there.
+def open_evaluation(spec: str, *, masks: bool) -> Truth:
+    """The annotations of a registered data set, or of FILE.json or FILE.json@FOLDER; images need not be there.
 
+    It is scored by LVIS's rules where it is registered as LVIS, or its file lists what is absent from the images.
     masks: whether the masks are read too.
     """
-    register_builtin()
-    find_dataset(name)
-    if isinstance(reader := DatasetCatalog[name], LvisRecords):
-        make_minival(reader, datasets_root())
-    known = MetadataCatalog.get(name)
-    return read_truth(str(known.json_file), federated=known.get("evaluator_type") == "lvis", masks=masks)
+    place = place_of(spec)
+    if place is None:
+        raise UserError(f"{spec} is neither a registered data set nor an annotation file; give a name such as lvis_v1_val")
+    kind = MetadataCatalog.get(spec).get("evaluator_type") if spec in DatasetCatalog.list() else None
+    federated = kind == "lvis" if kind else _lists_absent(place.json_file)
+    return read_truth(place.json_file, federated=federated, masks=masks)
+
+
+def _lists_absent(file: str) -> bool:
+    """Whether an annotation file is LVIS's. One that cannot be read is for its reader to name."""
+    try:
+        with Path(file).open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+            return content.find(b'"neg_category_ids"') >= 0
+    except (OSError, ValueError):
+        return False
 
 
 def _require_comparable(arms: Mapping[str, Answers], images: int, evaluation: str) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How often the intervals of the study hold the true number, beside those of the usual bootstrap: many studies of made-up images.
 
-python projects/contamination/coverage.py                                  2,000 studies of each kind, some 40 minutes of one core
+python projects/contamination/coverage.py                                  1,000 studies of each kind, some ten minutes of a core
 python projects/contamination/coverage.py --studies 200 --json coverage.json
 """
 
@@ -27,7 +27,7 @@ from projects.contamination.populations import Kind, Population, population
 # Axes: B resamples, before them one of all images, so 1 + B; I images.
 
 KINDS = {
-    "8 common categories": (Kind(), 100),
+    "8 common categories": (Kind(), 200),
     "30 categories, some rare": (Kind(categories=30, per_image=3, tail=1.0), 200),
     "60 categories, most rare": (Kind(categories=60, per_image=3, tail=1.2), 200),
 }
@@ -133,7 +133,7 @@ def _row(method: str, name: str, intervals: NDArray[np.float64], truth: float, s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--studies", type=int, default=2000, help="of each kind")
+    parser.add_argument("--studies", type=int, default=1000, help="of each kind")
     parser.add_argument("--resamples", type=int, default=200, help="in each study")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")

@@ -83,3 +83,13 @@ def test_a_population_has_the_effect_that_was_asked_for():
     ]
     assert abs(shares[0][0] - shares[0][1]) < 0.05
     assert shares[1][0] > shares[1][1] + 0.1
+
+
+def test_of_a_hundred_intervals_at_95_percent_about_95_hold_the_truth():
+    """500 studies of images drawn from a population of known AP; projects/contamination/coverage.py makes thousands."""
+    method = "halves, normal (the study's)"
+    rows = coverage(Kind(images=2000, categories=5), 100, studies=500, resamples=80, methods={method: METHODS[method]})
+    assert [row["quantity"] for row in rows] == list(QUANTITIES)
+    for row in rows:
+        assert 93 <= row["coverage"] <= 97, row
+        assert row["coverage"] + row["too low"] + row["too high"] == pytest.approx(100)

@@ -183,6 +183,18 @@ def test_a_folder_of_predictions_must_be_of_all_images_and_of_the_same_limit(tmp
         assert study(COCO_NAME, SEEN, arms, settings=FEW, max_detections=[1, 5, 9], tasks=["bbox"]).arms.keys() == arms.keys()
 
 
+def test_an_annotation_file_will_do_for_a_data_set(planted: tuple[Path, Study], tmp_path: Path):
+    folder, found = planted
+    arms = {name: folder / f"{name}.json" for name in ("clean", "seen")}
+    by_file = study(str(folder / "truth.json"), SEEN, arms, settings=Settings(resamples=300))
+    assert by_file.estimates == found.estimates
+    (tmp_path / "coco.json").write_text(json.dumps(content(federated=False)))
+    (tmp_path / "images").mkdir()
+    write_arms(tmp_path, content(federated=False))
+    by_file = study(f"{tmp_path}/coco.json@{tmp_path}/images", SEEN, {"a": tmp_path / "clean.json"}, settings=FEW)
+    assert {one.group for one in by_file.estimates} == {"all", "shared"}
+
+
 def test_what_cannot_be_studied_is_named(planted: tuple[Path, Study]):
     folder, _ = planted
     arms = {"a": folder / "seen.json"}
@@ -194,6 +206,9 @@ def test_what_cannot_be_studied_is_named(planted: tuple[Path, Study]):
     ):
         with pytest.raises(UserError, match=sentence):
             study(NAME, contaminated, predictions, settings=FEW)
+    for evaluation, sentence in (("nowhere/", "neither a registered data set"), (str(folder / "no.json"), "does not exist")):
+        with pytest.raises(UserError, match=sentence):
+            study(evaluation, SEEN, arms, settings=FEW)
     for options in ({"resamples": 1}, {"confidence": 1.0}):
         with pytest.raises(UserError, match="give no interval"):
             Settings(**options)
