@@ -13,7 +13,8 @@ EVERY = 16  # photographs; their copies and as many distractors take seconds
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, Any]:
-    return tally(answers([path.read_bytes() for path in files()[::EVERY]], 60, workers=1))
+    chosen = files()[::EVERY]
+    return tally(answers([path.read_bytes() for path in chosen], 60, workers=1), [path.name for path in chosen])
 
 
 def recall(counts: dict[str, Any], change: str) -> float:
