@@ -14,9 +14,7 @@ FORMAT = 1
 JSON_FILE, PAGE_FILE = "leak_card.json", "leak_card.md"
 README = "README.md"
 HEADING = "## Leaked evaluation images"
-RECALL = (
-    "what no stage recognises counts as not found (recall by kind of change: docs/contamination.md): 0 is no proof of absence"
-)
+RECALL = "what no stage recognises counts as not found (docs/contamination.md tells what does): 0 is no proof of absence"
 _KEYS = {"evaluation", "corpora", "method", "pairs", "affected", "image_ids", "limits"}  # of a comparison
 
 
