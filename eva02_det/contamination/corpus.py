@@ -45,7 +45,7 @@ def named_specs(texts: Sequence[str]) -> dict[str, str]:
     specs: dict[str, str] = {}
     for text in texts:
         found = _NAMED.fullmatch(text)
-        name, spec = (found[1], found[2]) if found else (_name_of(text), text)
+        name, spec = (found[1], found[2]) if found else (name_of(text), text)
         if name in specs:
             raise UserError(f"two corpora are called {name}; write NAME={spec} with another name")
         if name == ANY:
@@ -54,8 +54,10 @@ def named_specs(texts: Sequence[str]) -> dict[str, str]:
     return specs
 
 
-def _name_of(spec: str) -> str:
-    stem = re.sub(r"\.(json|txt|parquet|tar)\b.*$", "", spec.rstrip("/").rpartition("/")[2])
+def name_of(spec: str) -> str:
+    """A short name for what has none: of the file or folder."""
+    file = spec.partition(WITH_IMAGES)[0] if WITH_IMAGES in spec else spec
+    stem = re.sub(r"\.(json|txt|parquet|tar)\b.*$", "", file.rstrip("/").rpartition("/")[2])
     return re.sub(r"[^\w.+-]+", "_", stem).strip("_") or "corpus"
 
 

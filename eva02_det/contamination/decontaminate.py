@@ -86,7 +86,7 @@ def clean_evaluation(
     """
     target = Path(out)
     _require_ending(target, ".json", "the evaluation set is an annotation file")
-    evaluation = open_evaluation(record.evaluation)
+    evaluation = open_evaluation(record.data["evaluation"].get("spec", record.evaluation))
     if evaluation.digest != record.data["evaluation"]["digest"]:
         raise UserError(f"the evaluation set {record.evaluation} is another one than when it was searched; search again")
     if evaluation.json_file is None and not ids_only:

@@ -12,7 +12,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from eva02_det.contamination.corpus import place_of
+from eva02_det.contamination.corpus import name_of, place_of
 from eva02_det.contamination.listing import Entry, Place, entry_of, locator
 from eva02_det.data.findings import read_annotation_file
 from eva02_det.data.image_files import absent_images
@@ -42,9 +42,13 @@ class EvaluationImage:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """frequency: {category id: "rare", "common" or "frequent"}, empty but for LVIS. json_file: None where there is none."""
+    """spec: what it was opened by. json_file: None where there is none.
+
+    frequency: {category id: "rare", "common" or "frequent"}, empty but for LVIS.
+    """
 
     name: str
+    spec: str
     images: tuple[EvaluationImage, ...]
     frequency: dict[int, str]
     json_file: str | None
@@ -95,7 +99,7 @@ def open_evaluation(spec: str) -> EvaluationSet:
         for image, entry in entries
     )
     frequency = {one["id"]: FREQUENCY[one["frequency"]] for one in content["categories"] if one.get("frequency") in FREQUENCY}
-    return EvaluationSet(spec, _checked(images, spec), frequency, place.json_file)
+    return EvaluationSet(name_of(spec), spec, _checked(images, spec), frequency, place.json_file)
 
 
 def _is_custom(name: str) -> bool:
@@ -122,7 +126,7 @@ def _from_records(name: str) -> EvaluationSet:
                 record["image_id"], entry, record["file_name"], _split({}, entry, _folder(root) or "all"), dict(counted)
             )
         )
-    return EvaluationSet(name, _checked(images, name), {}, None)
+    return EvaluationSet(name, name, _checked(images, name), {}, None)
 
 
 def _checked(images: Iterable[EvaluationImage], name: str) -> tuple[EvaluationImage, ...]:

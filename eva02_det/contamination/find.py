@@ -49,7 +49,7 @@ class Search:
     def claim(self) -> Work:
         """The work folder; UserError where it belongs to another search."""
         facts = {
-            "evaluation": [self.evaluation.name, self.evaluation.digest],
+            "evaluation": [self.evaluation.spec, self.evaluation.digest],
             "corpora": [[corpus.name, corpus.spec, corpus.source.digest, corpus.has_images] for corpus in self.corpora],
             "settings": self.settings.facts(),
             "shard_images": self.settings.shard_images,
@@ -130,7 +130,12 @@ def _report(plan: Search, counts: Sequence[Counter[str]], pairs: list[dict[str, 
     return {
         "format": FORMAT,
         "evaluation": {
-            **{"name": evaluation.name, "images": len(evaluation.images), "instances": evaluation.instances},
+            **{
+                "name": evaluation.name,
+                "spec": evaluation.spec,
+                "images": len(evaluation.images),
+                "instances": evaluation.instances,
+            },
             **{"digest": evaluation.digest, "json_file": evaluation.json_file, "unreadable": unreadable},
         },
         "corpora": [_of_corpus(corpus, count) for corpus, count in zip(plan.corpora, counts)],

@@ -113,6 +113,20 @@ def test_the_clean_and_the_contaminated_split_share_the_set_between_them_with_al
         assert sorted(parts[0][key] + parts[1][key], key=lambda one: one["id"]) == sorted(whole[key], key=lambda one: one["id"])
 
 
+def test_an_evaluation_file_with_its_folder_is_found_again_though_its_name_is_short(folder: Path, tmp_path: Path):
+    file = write(tmp_path / "mine.json", [{"id": n, "file_name": f"p{n}.jpg"} for n in (0, 2)], objects(2, [1]))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/x.jpg").write_bytes(encoded(0))
+    plan = Search(
+        *(open_corpora({"one": str(tmp_path / "one")}), open_evaluation(f"{file}@{folder}")),
+        *(make_settings(["bytes"]), tmp_path / "work"),
+    )
+    search(plan)
+    record = merge(plan)[0]
+    assert record.evaluation == "mine"
+    assert [one["id"] for one in json.loads(clean_evaluation(record, tmp_path / "c.json").file.read_text())["images"]] == [2]
+
+
 def test_unconfirmed_pairs_count_where_asked(val: Path, tmp_path: Path):
     listed = write(tmp_path / "names.json", [{"id": 1, "file_name": "000000000003.jpg"}, {"id": 2, "file_name": "b.jpg"}])
     record = found(tmp_path / "work", listed)
