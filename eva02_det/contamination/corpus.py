@@ -58,7 +58,7 @@ def name_of(spec: str) -> str:
     """A short name for what has none: of the file or folder."""
     file = spec.partition(WITH_IMAGES)[0] if WITH_IMAGES in spec else spec
     stem = re.sub(r"\.(json|txt|parquet|tar)\b.*$", "", file.rstrip("/").rpartition("/")[2])
-    return re.sub(r"[^\w.+-]+", "_", stem).strip("_") or "corpus"
+    return re.sub(r"(\{[^{}]*\}|[^\w.+-])+", "_", stem).strip("_-.") or "corpus"
 
 
 def open_corpora(specs: dict[str, str], *, coco_ids: Iterable[str] = (), cache: str | Path | None = None) -> tuple[Corpus, ...]:

@@ -26,11 +26,13 @@ def pictures(folder: Path, names: list[str]) -> Path:
 
 
 def test_names_are_given_or_taken_from_the_specification():
-    assert named_specs(["a=x/{0..9}.tar", "data/coco.json", "/x/my images/", "s3://b/web-{00..10}.tar", "q=r=s", "x/mine.json@my pics"]) == {
+    assert named_specs(
+        ["a=x/{0..9}.tar", "data/coco.json", "/x/my images/", "s3://b/web-{00..10}.tar", "q=r=s", "x/mine.json@my pics"]
+    ) == {
         "a": "x/{0..9}.tar",
         "coco": "data/coco.json",
         "my_images": "/x/my images/",
-        "web-_00..10": "s3://b/web-{00..10}.tar",
+        "web": "s3://b/web-{00..10}.tar",
         "q": "r=s",
         "mine": "x/mine.json@my pics",
     }
