@@ -17,7 +17,7 @@ from PIL import Image
 from eva02_det.contamination.fingerprints import Box, Bytes, frame_boxes, frame_rows, grey_image, hashes, places, region_rows
 from eva02_det.contamination.poses import POSES, Pose
 from eva02_det.contamination.regions import AREA_PX, working_image
-from eva02_det.contamination.warp import Floats, Map, centered_grid, correlation, details, refine, relief, sampled, scaled
+from eva02_det.contamination.warp import Floats, Map, Sizes, centered_grid, correlation, details, refine, sampled
 
 MAX_REGION_BITS = 12  # of 64 between regions that propose a placement
 MAX_FRAME_BITS = 24  # and between frames that do: a crop of a tenth turns about 14
@@ -53,8 +53,9 @@ def confirm(evaluation: Bytes, corpus: Bytes, pose: Pose | None = None) -> Align
         pose: propose no other.
     """
     fixed, moving = grey_image(evaluation), grey_image(corpus)
-    first, second = working_image(fixed), working_image(moving)
-    proposals = [p for p in _proposals(first, second) if pose is None or _pose_of(p.linear) == pose]
+    small = working_image(fixed), working_image(moving)
+    first, second = map(Sizes, small)
+    proposals = [p for p in _proposals(*small) if pose is None or _pose_of(p.linear) == pose]
     best, best_score = None, 0.0
     for proposal in _ranked(first, second, proposals)[:REFINED]:
         for candidate in (proposal, _refined(first, second, proposal, (COARSE_AREA_PX, MIDDLE_AREA_PX))):
@@ -65,7 +66,7 @@ def confirm(evaluation: Bytes, corpus: Bytes, pose: Pose | None = None) -> Align
             break
     if best is None or best_score < HOPELESS or not _plausible(best):
         return None
-    return _judged(fixed, moving, best.resized(_factor(fixed, first), _factor(moving, second)))
+    return _judged(Sizes(fixed), Sizes(moving), best.resized(_factor(fixed, small[0]), _factor(moving, small[1])))
 
 
 def _factor(large: Image.Image, small: Image.Image) -> float:
@@ -85,11 +86,9 @@ def _from_frames(first: Image.Image, second: Image.Image) -> list[Map]:
     """Frames of the moving picture laid over frames of the fixed one, in the poses in which they look most alike."""
     boxes, onto = frame_boxes(first, False), frame_boxes(second, True)
     two = hashes(frame_rows(second, onto, POSES[:1], plain=True))
-    found = []
-    for pose in POSES:
-        one = hashes(frame_rows(first, boxes, (pose,), plain=True))
-        unlike = np.unpackbits(two[:, None] ^ one[None], axis=2).sum(axis=2)
-        found += [(int(unlike[m, n]), _laid(first, boxes[n], second, onto[m], pose)) for m, n in np.ndindex(unlike.shape)]
+    one = hashes(frame_rows(first, boxes, POSES, plain=True)).reshape(len(POSES), len(boxes), -1)
+    unlike = np.unpackbits(two[:, None, None] ^ one, axis=3).sum(axis=3)  # [frames of the moving picture, poses, frames]
+    found = [(int(unlike[m, p, n]), _laid(first, boxes[n], second, onto[m], POSES[p])) for m, p, n in np.ndindex(unlike.shape)]
     found = sorted((pair for pair in found if pair[0] <= MAX_FRAME_BITS), key=itemgetter(0))
     return [placed for _, placed in found[:MAX_PROPOSALS]]
 
@@ -126,21 +125,21 @@ def _from_regions(first: Image.Image, second: Image.Image) -> list[Map]:
     return [Map(linear[r], shift[r]) for r in np.argsort(-votes, kind="stable")[:MAX_PROPOSALS]]
 
 
-def _at(first: Image.Image, second: Image.Image, placed: Map, area: float) -> tuple[Floats, Floats, Map]:
-    """Both pictures at a size at which the fixed one has `area` px and the moving one shows things as large, and their map."""
-    shrink = float(np.sqrt(area / (first.width * first.height)))
-    follow = shrink / float(np.sqrt(abs(np.linalg.det(placed.linear))))
-    return scaled(first, shrink), scaled(second, follow), placed.resized(shrink, follow)
+def _factors(first: Sizes, placed: Map, area: float) -> tuple[float, float]:
+    """By how much to resize the fixed picture to have `area` px, and the moving one to show things as large."""
+    shrink = float(np.sqrt(area / (first.size[0] * first.size[1])))
+    return shrink, shrink / float(np.sqrt(abs(np.linalg.det(placed.linear))))
 
 
-def _agreement(first: Image.Image, second: Image.Image, placed: Map, area: float) -> float:
-    """Correlation of the details where the pictures overlap, less for a small overlap."""
-    fixed, moving, placed = _at(first, second, placed, area)
-    warped, inside = sampled(relief(moving), placed.of(centered_grid(*fixed.shape)))
-    return correlation(relief(fixed), warped, inside) * float(np.sqrt(min(inside.mean() * 4, 1.0)))
+def _agreement(first: Sizes, second: Sizes, placed: Map, area: float) -> float:
+    """Correlation of the reliefs where the pictures overlap, less for a small overlap."""
+    factors = _factors(first, placed, area)
+    fixed, moving = first.relief(factors[0]), second.relief(factors[1])
+    warped, inside = sampled(moving, placed.resized(*factors).of(centered_grid(*fixed.shape)))
+    return correlation(fixed, warped, inside) * float(np.sqrt(min(inside.mean() * 4, 1.0)))
 
 
-def _ranked(first: Image.Image, second: Image.Image, proposals: list[Map]) -> list[Map]:
+def _ranked(first: Sizes, second: Sizes, proposals: list[Map]) -> list[Map]:
     """The best proposal first, without those that say the same as a better one."""
     usable = [p for p in proposals if _plausible(p)]
     scores = [_agreement(first, second, p, COARSE_AREA_PX) for p in usable]
@@ -158,16 +157,15 @@ def _plausible(placed: Map) -> bool:
     return bool(stretches[1] > 0.1 and stretches[0] < 10 and stretches[0] < MAX_STRETCH * stretches[1])
 
 
-def _refined(first: Image.Image, second: Image.Image, placed: Map, areas: tuple[float, ...]) -> Map:
+def _refined(first: Sizes, second: Sizes, placed: Map, areas: tuple[float, ...]) -> Map:
     for area in areas:
-        fixed, moving, start = _at(first, second, placed, area)
-        better = refine(fixed, moving, start)
-        back = float(np.sqrt(first.width * first.height / area))
-        placed = better.resized(back, back * float(np.sqrt(abs(np.linalg.det(placed.linear)))))
+        shrink, follow = _factors(first, placed, area)
+        better = refine(first.relief(shrink), second.relief(follow), placed.resized(shrink, follow))
+        placed = better.resized(1 / shrink, 1 / follow)
     return placed
 
 
-def _overlap(first: Image.Image, second: Image.Image, placed: Map) -> tuple[float, tuple[float, float, float, float]]:
+def _overlap(first: Sizes, second: Sizes, placed: Map) -> tuple[float, tuple[float, float, float, float]]:
     """Share of the fixed picture that the moving one shows, and the window around it."""
     steps = 64
     grid = centered_grid(steps, steps)
@@ -181,19 +179,20 @@ def _overlap(first: Image.Image, second: Image.Image, placed: Map) -> tuple[floa
     return float(inside.mean()), (x0, y0, x1, y1)
 
 
-def _judged(first: Image.Image, second: Image.Image, placed: Map) -> Alignment | None:
+def _judged(first: Sizes, second: Sizes, placed: Map) -> Alignment | None:
     """Compares in full: at a size at which the common part has AREA_PX, or as many pixels as both pictures really have of it."""
     share, _ = _overlap(first, second, placed)
     if share == 0:
         return None
-    common = share * first.width * first.height
+    common = share * first.size[0] * first.size[1]
     available = min(common, common * abs(np.linalg.det(placed.linear)))
     area = max(min(AREA_PX, available), LEAST_AREA_PX) / share
     placed = _refined(first, second, placed, (area,))
     if not _plausible(placed):
         return None
     share, window = _overlap(first, second, placed)
-    agree, compared = _squares(*_at(first, second, placed, area))
+    factors = _factors(first, placed, area)
+    agree, compared = _squares(first.plain(factors[0]), second.plain(factors[1]), placed.resized(*factors))
     similarity = agree / max(compared, 1)
     if not any(agree >= squares and similarity >= part for squares, part in ENOUGH):
         return None

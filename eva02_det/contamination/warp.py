@@ -58,7 +58,7 @@ def sampled(moving: Floats, places: NDArray[np.float64]) -> tuple[Floats, NDArra
 def _mean_around(values: NDArray, radius: int) -> NDArray[np.float64]:
     """Mean of the square of 2 radius + 1 px around each pixel, edges repeated."""
     for _ in range(2):
-        wide = np.pad(values, ((radius + 1, radius), (0, 0)), mode="edge").cumsum(axis=0, dtype=np.float64)
+        wide = np.concatenate([values[:1]] * (radius + 1) + [values] + [values[-1:]] * radius).cumsum(axis=0, dtype=np.float64)
         values = ((wide[2 * radius + 1 :] - wide[: -2 * radius - 1]) / (2 * radius + 1)).T
     return values
 
@@ -105,14 +105,13 @@ def _step(fixed: Floats, warped: Floats, inside: NDArray[np.bool_], grid: NDArra
 
 
 def refine(fixed: Floats, moving: Floats, start: Map) -> Map:
-    """Gauss-Newton on the relief of both pictures, at their own size. Returns `start` where there is nothing to hold on to."""
-    grid = centered_grid(*fixed.shape)
-    a, b, current = relief(fixed), relief(moving), start
+    """Gauss-Newton on the reliefs of two pictures, at their own size. Returns `start` where there is nothing to hold on to."""
+    grid, current = centered_grid(*fixed.shape), start
     for _ in range(ITERATIONS):
-        warped, inside = sampled(b, current.of(grid))
+        warped, inside = sampled(moving, current.of(grid))
         if inside.sum() < SMALLEST_SIDE_PX**2 / 2:
             return start
-        change = _step(a, warped, inside, grid)
+        change = _step(fixed, warped, inside, grid)
         if change is None or abs(change[:, :2]).max() > MAX_STEP:
             return current
         linear, shift = np.eye(2) + change[:, :2], change[:, 2]
@@ -122,7 +121,25 @@ def refine(fixed: Floats, moving: Floats, start: Map) -> Map:
     return current
 
 
-def scaled(grey: Image.Image, factor: float) -> Floats:
-    """The picture at `factor` of its size, float32 [H, W]; enlarged by up to a pixel where the product is no whole number."""
-    width, height = (max(round(side * factor), 2) for side in grey.size)
-    return np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0), dtype=np.float32)
+class Sizes:
+    """A picture at whatever sizes it is asked for, each made once."""
+
+    def __init__(self, grey: Image.Image) -> None:
+        self.grey, self.size = grey, grey.size
+        self._plain: dict[tuple[int, int], Floats] = {}
+        self._relief: dict[tuple[int, int], Floats] = {}
+
+    def plain(self, factor: float) -> Floats:
+        """At `factor` of its size, float32 [H, W], in whole pixels."""
+        width, height = (max(round(side * factor), 2) for side in self.size)
+        if (width, height) not in self._plain:
+            resized = self.grey.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            self._plain[width, height] = np.asarray(resized, dtype=np.float32)
+        return self._plain[width, height]
+
+    def relief(self, factor: float) -> Floats:
+        """The relief of the picture at that size."""
+        plain = self.plain(factor)
+        if plain.shape not in self._relief:
+            self._relief[plain.shape] = relief(plain)
+        return self._relief[plain.shape]
