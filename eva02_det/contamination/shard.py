@@ -1,6 +1,8 @@
 """The search of one shard: consecutive images of a corpus, read one after the other, none kept."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:  # brings torch and faiss along
 
 BATCH = 256  # images whose fingerprints are looked up at once
 BATCH_BYTES = 128 << 20  # of pixels that wait for the embedder
+READ_AHEAD = 8  # images that are read while one is looked at
 MOST = 32  # candidates of a corpus image that are compared, the closest; more resemble it only because it is plain
 
 Found = dict[tuple[int, int], Candidate]  # (number in the corpus, number in the evaluation set)
@@ -49,6 +52,7 @@ class Searcher:
         embedder: "Embedder | None",
     ) -> None:
         self.corpora, self.images, self.settings, self.embedder = corpora, images, settings, embedder
+        self.readers = ThreadPoolExecutor(READ_AHEAD)
         self.joins = Joins([image.entry for image in images], settings.stages)
         self.verifier = Verifier(images, settings)
         self.bytes = DigestIndex(index.bytes) if index and settings.has(BYTES) else None
@@ -95,7 +99,8 @@ class _Look:
         for number in numbers:
             for image, stages in self.by.joins.find(self.corpus.entry(number)).items():
                 found.setdefault((number, image), Candidate()).found_by.update(stages)
-            if self.reads_all and (pixels := self._content(number, found)) is not None and self.by.prints:
+        for number, read in self._ahead(numbers) if self.reads_all else ():
+            if (pixels := self._content(number, read, found)) is not None and self.by.prints:
                 rows.append((number, corpus_rows(pixels)))
         self._embed(found)
         if self.by.prints and rows:
@@ -107,12 +112,21 @@ class _Look:
                 candidate.bits = bits
         self._compare(found)
 
-    def _content(self, number: int, found: Found) -> Any:
+    def _ahead(self, numbers: range) -> Iterator[tuple[int, Callable[[], bytes]]]:
+        """Numbers with what gives the encoded image; the next ones are read meanwhile, which hides the latency of storage."""
+        waiting: deque[tuple[int, Callable[[], bytes]]] = deque()
+        for number in numbers:
+            waiting.append((number, self.by.readers.submit(self._bytes, number).result))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _content(self, number: int, read: Callable[[], bytes], found: Found) -> Any:
         """Read an image and look it up by its digests. -> pixels [H, W, 3] or [H, W] where later stages ask for them."""
         by = self.by
         try:
             self.tried += 1
-            content = self._bytes(number)
+            content = read()
             self._note(found, number, by.bytes, bytes_digest(content), BYTES)
             if not by.settings.has(PIXELS, FINGERPRINT, EMBEDDING):
                 return None
