@@ -106,7 +106,7 @@ def _opened(checked: Checked, expected: Expected) -> Iterator[TextIO | None]:
     size = path.stat().st_size
     if size > expected.largest_zip_bytes:
         checked.faults.append(
-            f"{path.name} has {size / 1e6:,.1f} MB and {expected.largest_zip_bytes / 1e6:,.1f} MB are the most to be sure "
+            f"{path.name} has {size:,} bytes and {expected.largest_zip_bytes:,} are the most to be sure "
             "that it is scored; write fewer detections per image, or fewer decimals"
         )
     _check_name(path.name, ".zip", checked, expected)
