@@ -10,6 +10,7 @@ coverage of both. Halves are the bootstrap by weights known as double-or-nothing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Interval:
         return None if np.isnan(self.low) else bool(self.low > 0 or self.high < 0)
 
 
-def half_samples(strata: NDArray[np.integer], count: int, seed: int) -> NDArray[np.uint8]:
+def half_samples(strata: NDArray[Any], count: int, seed: int) -> NDArray[np.uint8]:
     """A weight of 0 or 1 for each image. strata: [I] the group of images that each belongs to -> [B, I].
 
     Each resample holds half of each stratum, of an odd number of images one more or one less at random. Equal arguments give

@@ -131,7 +131,7 @@ def tasks_of_all(arms: Mapping[str, Answers]) -> list[str]:
 def _values(
     found: Matches, subsets: Mapping[str, NDArray[np.int64]], groups: Mapping[str, NDArray[np.bool_]], weights: NDArray[np.uint8]
 ) -> Values:
-    values = {}
+    values: dict[tuple[str, str, str], NDArray[np.float64]] = {}
     for subset, rows in subsets.items():
         ap = WeightedAp(found.of_images(rows))(weights[:, rows])
         for group, members in groups.items():

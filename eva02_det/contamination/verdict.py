@@ -31,7 +31,7 @@ def sentences(estimates: Sequence[Estimate], subsets: Sizes, settings: Settings)
     found = {(one.task, one.quantity, one.arm, one.subset, one.group): one for one in estimates if one.metric == "AP"}
     lines = [_basis(subsets)]
     for task in dict.fromkeys(one.task for one in estimates):
-        mine = {key[1:]: one for key, one in found.items() if key[0] == task}
+        mine: dict[tuple[str, ...], Estimate] = {key[1:]: one for key, one in found.items() if key[0] == task}
         arms = list(dict.fromkeys(arm for quantity, arm, *_ in mine if quantity == DOUBLE))
         for arm in arms:
             lines += _of_two(TASK_NAMES[task], arm, mine, settings)

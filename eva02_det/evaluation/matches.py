@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from eva02_det.evaluation.backends import IOU_THRESHOLDS
 from eva02_det.evaluation.rules import Detections, taken
+from eva02_det.evaluation.runs import Runs
 from eva02_det.evaluation.truth import LARGEST_AREA, Truth
 
 # Axes: N detections, G objects, P pairs of a detection and an object of its image and category, T IoU thresholds.
@@ -93,10 +94,10 @@ def _overlaps(truth: Truth, found: Detections) -> tuple[NDArray[np.int64], NDArr
         detection = np.repeat(some, counts[some])
         step = np.arange(len(detection)) - np.repeat(np.cumsum(counts[some]) - counts[some], counts[some])
         target = by_group[first[detection] + step]
-        if masks is None:
+        if masks is None or found.masks is None:
             overlap = _box_iou(found.boxes[detection], truth.boxes[target], truth.crowd[target])
         else:
-            overlap = _mask_iou(truth, found, masks, detection, target)
+            overlap = _mask_iou(truth, found, found.masks, masks, detection, target)
         close = overlap >= IOU_THRESHOLDS[0]
         kept.append((detection[close], target[close], overlap[close]))
     detection, target, overlap = (np.concatenate(column) for column in zip(*kept))
@@ -125,6 +126,7 @@ def _box_iou(found: NDArray[np.float64], truth: NDArray[np.float64], crowd: NDAr
 def _mask_iou(
     truth: Truth,
     found: Detections,
+    found_masks: Runs,
     masks: list[dict[str, Any]],
     detection: NDArray[np.int64],
     target: NDArray[np.int64],
@@ -135,7 +137,7 @@ def _mask_iou(
     for stop in np.append(np.flatnonzero(np.diff(groups)) + 1, len(groups)).tolist() if len(groups) else ():
         each = np.count_nonzero(detection[start:stop] == detection[start])  # objects of the group
         size = sizes[found.image[detection[start]]]
-        entries = [{"size": size, "counts": found.masks[row]} for row in detection[start:stop:each].tolist()]
+        entries = [{"size": size, "counts": found_masks[row]} for row in detection[start:stop:each].tolist()]
         objects = target[start : start + each]
         values = coco_mask.iou(entries, [masks[row] for row in objects.tolist()], truth.crowd[objects].astype(np.uint8).tolist())
         overlap[start:stop] = values.ravel()

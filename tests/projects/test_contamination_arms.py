@@ -58,7 +58,8 @@ def test_an_arm_is_its_recipe_but_for_where_it_writes(name: str):
 def test_the_arms_of_a_pair_differ_in_what_their_pre_training_has_seen_alone(pair: str):
     arms = [values(CONFIGS / f"{pair}_{data}.py") for data in ("in21k", "m38m")]
     assert different(*arms) == {"train.init_checkpoint", "train.output_dir"}
-    assert {key for arm in arms for key, value in arm.items() if value == "lvis_v1_val"} == {"dataloader.test.dataset.names"}
+    for arm in arms:
+        assert {arm["dataloader.test.dataset.names"], arm["dataloader.evaluator.dataset_name"]} == {"lvis_v1_val"}
 
 
 @pytest.mark.parametrize("name", ARMS)
