@@ -105,6 +105,17 @@ def test_arms_that_agree_differ_by_nothing_at_all(planted: tuple[Path, Study]):
             assert not one.beyond_noise
 
 
+def test_with_few_images_on_one_side_no_comparison_of_the_sides_is_judged(planted: tuple[Path, Study]):
+    folder, _ = planted
+    arms = {name: folder / f"{name}.json" for name in ("clean", "seen")}
+    found = study(NAME, set(range(1, 11)), arms, settings=FEW)
+    assert numbers(found, quantity="difference")["clean", "all", "AP"].beyond_noise is not None
+    assert numbers(found, quantity="difference")["contaminated", "all", "AP"].beyond_noise is None
+    double = numbers(found, quantity="difference of differences")["contaminated - clean", "all", "AP"]
+    assert (double.beyond_noise, double.images) == (None, 10)
+    assert double.low < double.value < double.high
+
+
 def test_the_same_study_gives_the_same_record(planted: tuple[Path, Study]):
     folder, found = planted
     again = study(NAME, SEEN, {name: folder / f"{name}.json" for name in ("clean", "seen")}, settings=Settings(resamples=300))

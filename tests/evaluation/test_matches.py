@@ -10,7 +10,7 @@ from eva02_det.evaluation.rules import detections, join, label_rows
 from eva02_det.evaluation.truth import Truth, truth_of
 from eva02_det.evaluation.weighted import WeightedAp
 from tests.evaluation import scenes
-from tests.evaluation.scored import tables
+from tests.evaluation.scored import scored, tables
 
 
 def scene(seed: int, federated: bool, images: int = 12) -> tuple[Truth, list[dict]]:
@@ -81,6 +81,22 @@ def test_a_detection_is_right_up_to_its_overlap_and_an_object_is_found_once():
     incomplete = matched(hand_made(incomplete=(1,)), results)
     assert (incomplete.right | incomplete.ignored).all()
     assert len(incomplete.object_image) == 2
+
+
+def test_of_two_objects_that_are_equally_close_the_later_one_is_taken_as_the_references_do():
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": [x, 0, 10, 10], "area": 100, "iscrowd": 0}
+        for number, x in enumerate((0, 4), 1)
+    ]
+    content = {
+        "images": [{"id": 1, "height": 96, "width": 96}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": annotations,
+    }
+    results = [{"image_id": 1, "category_id": 1, "bbox": [x, 0, 10, 10], "score": score} for x, score in ((2, 0.9), (4, 0.8))]
+    # the first, with an IoU of 8/12 to both, leaves the exact second one nothing up to 0.65
+    assert matched(truth_of(content), results).right.sum(axis=0).tolist() == [4, 6]
+    assert scored(content, results, "bbox", backend="pycocotools")["AR100"] == pytest.approx(50)
 
 
 def test_a_crowd_takes_any_number_and_counts_as_no_object():
