@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 from eva02_det.launch import cluster, snapshot
@@ -186,7 +187,7 @@ def _folder(entry: str, arguments: Sequence[str]) -> Path:
     """What train.output_dir or the entry's own option names; else a new one below output/, after the config and the time."""
     named = [text.removeprefix(FOLDER) for text in arguments if text.startswith(FOLDER)]
     if out := ENTRIES[entry].out:
-        after = zip(arguments, arguments[1:])
+        after = pairwise(arguments)
         named = [value for option, value in after if option == out]
         named += [text.partition("=")[2] for text in arguments if text.startswith(f"{out}=")]
     if named:
