@@ -31,7 +31,7 @@ def main() -> None:
     if options.dry_run:
         print("\n".join([*said, dry_run(config, processes(options))]))
         return
-    require_config_datasets(config)
+    require_config_datasets(config, training=not options.eval_only)
     start(run, options)
 
 

@@ -97,10 +97,10 @@ def find_dataset(name: str) -> None:
         _register_by_layout(name)
 
 
-def require_config_datasets(config: DictConfig) -> None:
-    """`require_datasets` for the training and test sets that a config names."""
-    for key in ("dataloader.train.dataset.names", "dataloader.test.dataset.names"):
-        names = OmegaConf.select(config, key, default=None)
+def require_config_datasets(config: DictConfig, *, training: bool = True) -> None:
+    """`require_datasets` for the test set that a config names, and for its training set unless it is to be evaluated only."""
+    for part in ("train", "test") if training else ("test",):
+        names = OmegaConf.select(config, f"dataloader.{part}.dataset.names", default=None)
         if names:
             require_datasets(names)
 

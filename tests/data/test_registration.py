@@ -117,6 +117,14 @@ def test_a_config_is_checked_for_the_sets_it_names(root):
     require_config_datasets(OmegaConf.create({"model": None}))
 
 
+def test_who_evaluates_only_needs_no_training_set(root):
+    tiny_coco.write(root, "val", tiny_coco.content())
+    names = {"train": {"dataset": {"names": "tiny_train"}}, "test": {"dataset": {"names": ["tiny_val"]}}}
+    require_config_datasets(OmegaConf.create({"dataloader": names}), training=False)
+    with pytest.raises(UserError, match="tiny_train"):
+        require_config_datasets(OmegaConf.create({"dataloader": names}))
+
+
 def test_a_missing_image_is_found_when_the_set_is_loaded(root):
     tiny_coco.write(root, "train", tiny_coco.content())
     for number in (2, 3):
