@@ -4,7 +4,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from math import isnan
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from eva02_det.contamination.effects import (
     tasks_of_all,
 )
 from eva02_det.contamination.verdict import sentences
+from eva02_det.evaluation.outcome import without_nan
 from eva02_det.evaluation.rules import TASKS
 from eva02_det.evaluation.subsets import Answers, image_rows, read_answers, subset_metrics
 from eva02_det.evaluation.truth import Truth, read_truth
@@ -52,7 +52,7 @@ class Study:
 
     def as_record(self) -> dict[str, Any]:
         """Plain JSON; what is undefined is null."""
-        return {"format": FORMAT, **_without_nan(asdict(self)), "sentences": self.sentences()}
+        return {"format": FORMAT, **without_nan(asdict(self)), "sentences": self.sentences()}
 
 
 def study(
@@ -146,12 +146,3 @@ def _benchmark_numbers(truth: Truth, arms: Mapping[str, Answers], seen: NDArray[
         name: {subset: subset_metrics(truth, answers, rows) for subset, rows in subset_rows(seen).items()}
         for name, answers in arms.items()
     }
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what is undefined becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and isnan(value) else value

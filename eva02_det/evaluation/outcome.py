@@ -77,9 +77,9 @@ def write_outcomes(
         "metrics": {one.task: one.metrics for one in outcomes},
         "class_ap": {one.task: one.by_class for one in outcomes},
     }
-    write_json(folder / RECORD_FILE, _without_nan(record), indent=1)
+    write_json(folder / RECORD_FILE, without_nan(record), indent=1)
     # last: whoever waits for it finds the others there
-    write_json(folder / METRICS_FILE, _without_nan(returned(description, outcomes)), indent=1)
+    write_json(folder / METRICS_FILE, without_nan(returned(description, outcomes)), indent=1)
 
 
 def returned(description: Description, outcomes: Iterable[Outcome]) -> dict[str, Metrics]:
@@ -111,10 +111,10 @@ def _numbers(outcome: Outcome) -> Iterable[tuple[str, str, float]]:
     yield from (("AP", label, value) for label, value in outcome.by_class.items())
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what is undefined becomes null."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
