@@ -169,8 +169,8 @@ def _overlap(first: Sizes, second: Sizes, placed: Map) -> tuple[float, tuple[flo
     """Share of the fixed picture that the moving one shows, and the window around it."""
     steps = 64
     grid = centered_grid(steps, steps)
-    places_ = placed.of(grid / steps * np.array(first.size))
-    inside = (abs(places_) <= np.array(second.size) / 2).all(axis=-1)
+    reached = placed.of(grid / steps * np.array(first.size))
+    inside = np.all(abs(reached) <= np.array(second.size) / 2, axis=-1)
     if not inside.any():
         return 0.0, (0.0, 0.0, 0.0, 0.0)
     rows, cols = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))

@@ -12,6 +12,7 @@ from eva02_det.contamination.fingerprints import MAX_BITS, MAX_FINE_BITS, Places
 from eva02_det.contamination.poses import POSES
 from eva02_det.contamination.search import FingerprintIndex, Matches, count_bits
 
+IMAGES_AT_ONCE = 256  # corpus images whose matches are in memory together
 MAX_SCALE = 1.25  # factor between what two regions say about the size of the copy
 MAX_MISS = 0.25  # of a region's side: how far apart two regions may put the same point
 
@@ -47,17 +48,20 @@ class CandidateSearch:
 
     def search(self, rows: Bytes, images: Ints) -> Candidates:
         """Candidates of corpus images: `corpus_rows` one below the other, and int64 [M], the number of each row's image."""
-        framed = places(rows).framed
-        pairs = [
-            self._by_frames(rows[framed], images[framed]),
-            self._by_regions(rows[~framed], images[~framed]),
-        ]
+        numbers, which = np.unique(images, return_inverse=True)
+        pairs = [(np.empty(0, dtype=np.int64),) * 3]
+        for begin in range(0, len(numbers), IMAGES_AT_ONCE):
+            chosen = (which >= begin) & (which < begin + IMAGES_AT_ONCE)
+            pairs += self._pairs(rows[chosen], images[chosen])
         corpus, evaluation, bits = (np.concatenate(parts) for parts in zip(*pairs))
         order = np.lexsort((bits, evaluation, corpus))
         corpus, evaluation, bits = corpus[order], evaluation[order], bits[order]
-        fresh = np.ones(len(corpus), dtype=bool)
-        fresh[1:] = (corpus[1:] != corpus[:-1]) | (evaluation[1:] != evaluation[:-1])
-        return Candidates(corpus[fresh], evaluation[fresh], bits[fresh])
+        first = _first_of_pair(corpus, evaluation)
+        return Candidates(corpus[first], evaluation[first], bits[first])
+
+    def _pairs(self, rows: Bytes, images: Ints) -> list[tuple[Ints, Ints, Ints]]:
+        framed = places(rows).framed
+        return [self._by_frames(rows[framed], images[framed]), self._by_regions(rows[~framed], images[~framed])]
 
     def _by_frames(self, rows: Bytes, images: Ints) -> tuple[Ints, Ints, Ints]:
         found = self._frame_index.search(hashes(rows))
@@ -70,7 +74,7 @@ class CandidateSearch:
         order = np.lexsort((evaluation, corpus))
         found = Matches(found.query[order], found.row[order], found.bits[order])
         corpus, evaluation = corpus[order], evaluation[order]
-        starts = np.flatnonzero(np.r_[True, (np.diff(corpus) != 0) | (np.diff(evaluation) != 0)]) if len(corpus) else []
+        starts = np.flatnonzero(_first_of_pair(corpus, evaluation)).tolist()
         asked, indexed = places(rows[found.query]), places(self._regions[found.row])
         kept = [
             start
@@ -78,6 +82,13 @@ class CandidateSearch:
             if stop - start > 1 and agreeing(_part(asked, start, stop), _part(indexed, start, stop))
         ]
         return corpus[kept], evaluation[kept], found.bits[kept]
+
+
+def _first_of_pair(corpus: Ints, evaluation: Ints) -> NDArray[np.bool_]:
+    """Which of R sorted pairs of images differ from the one before."""
+    first = np.ones(len(corpus), dtype=bool)
+    first[1:] = (np.diff(corpus) != 0) | (np.diff(evaluation) != 0)
+    return first
 
 
 def _part(places: Places, start: int, stop: int) -> Places:

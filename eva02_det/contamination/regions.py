@@ -157,7 +157,7 @@ def _sampled(level: Grey, center: NDArray[np.float64], side: NDArray[np.float64]
     (top, bottom, low), (left, right, far) = parts
     grey = level.astype(np.int64)
 
-    def pick(row: NDArray, col: NDArray) -> NDArray:
+    def pick(row: Ints64, col: Ints64) -> Ints64:
         return grey[row[:, :, None], col[:, None, :]]
 
     low, far = low[:, :, None], far[:, None, :]

@@ -92,9 +92,8 @@ def _step(fixed: Floats, warped: Floats, inside: NDArray[np.bool_], grid: NDArra
     fixed, warped = fixed / spread_fixed, warped / spread_warped
     down, right = np.gradient((fixed + warped) / 2)
     rest = (fixed - warped)[inside].astype(np.float64)
-    x, y = grid[inside].T
-    right, down = right[inside], down[inside]
-    slopes = np.stack([right * x, right * y, right, down * x, down * y, down], axis=1)
+    x, y = grid[inside, 0], grid[inside, 1]
+    slopes = np.stack([along * part for along in (right[inside], down[inside]) for part in (x, y, 1.0)], axis=1)
     weight = 1 / (1 + (rest / NOISE) ** 2)  # what only one of them shows, an overlay say, pulls little
     normal = slopes.T @ (slopes * weight[:, None])
     normal[np.diag_indices(6)] *= 1 + 1e-3

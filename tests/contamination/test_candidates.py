@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from eva02_det.contamination import candidates
 from eva02_det.contamination.candidates import Candidates, CandidateSearch, agreeing
 from eva02_det.contamination.fingerprints import BYTES, Places, corpus_rows, evaluation_rows
 from eva02_det.contamination.poses import POSES, Pose
@@ -34,6 +35,18 @@ def test_two_evaluation_images_in_one_corpus_image_are_both_candidates(searched:
     height = min(len(photograph(0)), len(photograph(1)))
     found = asked(searched, np.concatenate([photograph(0)[:height], photograph(1)[:height]], axis=1))
     assert found.evaluation.tolist() == [3, 7]
+
+
+def test_images_asked_one_by_one_or_together_have_the_same_candidates(
+    searched: CandidateSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [photograph(n)[10:, 15:] for n in (2, 0, 5, 1)]
+    together = asked(searched, *images)
+    monkeypatch.setattr(candidates, "IMAGES_AT_ONCE", 1)
+    alone = asked(searched, *images)
+    for field in ("corpus", "evaluation", "bits"):
+        np.testing.assert_array_equal(getattr(alone, field), getattr(together, field))
+    assert together.corpus.tolist() == [0, 1, 3]
 
 
 def test_no_rows_give_no_candidates(searched: CandidateSearch) -> None:
