@@ -46,10 +46,11 @@ EXTRAS = {
     ],
     "contamination": [
         "ijson>=3.3",  # annotation files of gigabytes read as a stream; BSD-3
+        "faiss-cpu>=1.9",  # nearest embeddings of two sets of images; MIT
+        "fsspec[http]>=2024.2",  # image shards on remote storage; BSD-3
     ],
     "onnx": ONNX,
     "lvis": ["lvis>=0.5.3"],  # LVIS's reference evaluation; BSD-2
-    "contamination": ["faiss-cpu>=1.9"],  # nearest embeddings of two sets of images; MIT
     "bench": ["imagededup>=0.3.3"],  # the peer that benchmarks/bm_fingerprints.py runs beside; Apache-2.0
     "dev": [
         "pytest>=8",  # MIT
