@@ -101,10 +101,12 @@ def subset_rows(seen: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
 
 
 def category_groups(truth: Truth, seen: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
-    """Which categories are in each group, [K]; the frequencies of LVIS alone."""
+    """Which categories are in each group, [K]; the frequencies of LVIS alone, `shared` only where it differs from `all`."""
     counted = ~truth.crowd
     there = [np.bincount(truth.category[counted & side[truth.image]], minlength=len(truth.names)) > 0 for side in (seen, ~seen)]
-    groups = {EVERY: np.ones(len(truth.names), bool), SHARED: there[0] & there[1]}
+    groups = {EVERY: np.ones(len(truth.names), bool)}
+    if (there[0] != there[1]).any():
+        groups[SHARED] = there[0] & there[1]
     if truth.frequency is not None:
         groups |= {name: truth.frequency == letter for name, letter in FREQUENCY_GROUPS.items()}
     return groups

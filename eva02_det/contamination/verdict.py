@@ -94,11 +94,10 @@ def _of_two(name: str, arm: str, found: Mapping[tuple[str, ...], Estimate], sett
     yield f"{_capital(name)}, {arm}: {', '.join(parts)} images."
     double = found[DOUBLE, arm, BOTH, EVERY]
     yield f"The difference is {in_words(double, settings)} higher on contaminated images than on clean ones: {_judged(double)}"
-    looks = {
-        group: one
-        for (quantity, whose, _, group), one in found.items()
-        if (quantity, whose) == (DOUBLE, arm) and group != EVERY and one.beyond_noise is not None
-    }
+    groups = {group: one for (kind, whose, _, group), one in found.items() if (kind, whose) == (DOUBLE, arm) and group != EVERY}
+    if not groups:
+        return
+    looks = {group: one for group, one in groups.items() if one.beyond_noise is not None}
     clear = [f"{group} {in_words(one, settings)}" for group, one in looks.items() if one.beyond_noise]
     if not looks:
         yield "No group of categories has images enough to say more."

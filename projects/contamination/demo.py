@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The study on a small scale: two nano detectors on rendered scenes, one of which has trained on half of the evaluation scenes.
 
-python projects/contamination/demo.py --out output/contamination_demo      some ten minutes of two cores
+python projects/contamination/demo.py --out output/contamination_demo      some fourteen minutes of two cores
 
 Unlike Merged-38M, the second detector has seen the annotations too: the effect is to be large, so that the study must find it.
 Both train on as many scenes, for as long, from the same random numbers.

@@ -167,10 +167,19 @@ def test_what_a_group_rests_on_is_counted_where_it_was_looked_for():
     assert rests_on([3], "common") == (0, 0, 0)
 
 
+def test_shared_categories_are_no_group_of_their_own_where_all_are_shared():
+    annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81} for n in (1, 3)]
+    images = [{"id": n, "height": 9, "width": 9} for n in (1, 2, 3)]
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "in no image"}]
+    truth = truth_of({"images": images, "annotations": annotations, "categories": categories}, federated=False)
+    assert category_groups(truth, np.array([True, False, False])).keys() == {"all"}
+    assert category_groups(truth, np.array([True, False, True])).keys() == {"all", "shared"}
+
+
 def test_cocos_data_sets_are_studied_by_cocos_rules(tmp_path: Path):
     with registered(tmp_path, content(federated=False), COCO_NAME):
         found = study(COCO_NAME, SEEN, write_arms(tmp_path, content(federated=False)), settings=FEW)
-    assert {one.group for one in found.estimates} == {"all", "shared"}
+    assert {one.group for one in found.estimates} == {"all"}
     assert "AR100" in found.metrics["clean"]["all"]["bbox"]
     assert_like_the_benchmark(found)
 
@@ -203,7 +212,7 @@ def test_an_annotation_file_will_do_for_a_data_set(planted: tuple[Path, Study], 
     (tmp_path / "images").mkdir()
     write_arms(tmp_path, content(federated=False))
     by_file = study(f"{tmp_path}/coco.json@{tmp_path}/images", SEEN, {"a": tmp_path / "clean.json"}, settings=FEW)
-    assert {one.group for one in by_file.estimates} == {"all", "shared"}
+    assert {one.group for one in by_file.estimates} == {"all"}
 
 
 def test_what_cannot_be_studied_is_named(planted: tuple[Path, Study]):
