@@ -40,6 +40,8 @@ def apply_overrides(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
 def check_override(config: DictConfig, text: str) -> str:
     """The override without its leading `+`; UserError where it names nothing."""
     key, equals, _ = text.partition("=")
+    if key.startswith("--"):
+        raise UserError(f"the option {text} comes after overrides and would be taken for one; give options first")
     if not equals:
         raise UserError(f"override {text!r} is not of the form key=value; write for example train.max_iter=100")
     if key.startswith("~"):

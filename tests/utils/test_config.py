@@ -57,6 +57,12 @@ def test_what_is_no_assignment_is_refused(file: Path, text: str):
         check_override(load_config(file), text)
 
 
+@pytest.mark.parametrize("text", ["--eval-only", "--num-gpus=2"])
+def test_an_option_among_the_overrides_is_no_override(file: Path, text: str):
+    with pytest.raises(UserError, match="give options first"):
+        load_config(file, ["train.max_iter=5", text])
+
+
 def test_a_value_outside_the_grammar_is_one_sentence(file: Path):
     with pytest.raises(UserError, match=r"cannot apply the overrides train.names=\[x"):
         load_config(file, ["train.names=[x"])
