@@ -21,7 +21,8 @@ TASKS = {"bbox": "boxes", "segm": "masks"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2126; background: #fff; max-width: 1500px; margin: 2rem auto;
   padding: 0 1.5rem }
-table { border-collapse: collapse; margin: 1rem 0; display: block; max-width: 100%; overflow-x: auto } caption { text-align: left; font-weight: 600 }
+table { border-collapse: collapse; margin: 1rem 0; display: block; max-width: 100%; overflow-x: auto }
+caption { text-align: left; font-weight: 600 }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #d5dadf; text-align: left } td.value { text-align: right }
 td.value { font-variant-numeric: tabular-nums } figure { margin: 2rem 0 } img { max-width: 100%; height: auto; display: block }
 figcaption { color: #59626b; font-size: .9rem }
