@@ -36,7 +36,7 @@ def tiny_config(**options: object) -> DictConfig:
     config = OmegaConf.create(flags={"allow_objects": True})
     config.model = cascade_mask_rcnn(
         net,
-        num_classes=len(CLASSES),
+        num_classes=options.pop("num_classes", len(CLASSES)),
         image_size=options.pop("image_size", PIXELS),
         channels=16,
         heads=HeadSizes(1, 32, 1),
