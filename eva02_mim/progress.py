@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
 
 from eva02_det.utils.files import write_text
+from eva02_det.utils.lenient import Lenient
 from eva02_det.utils.wandb_run import open_run
 from eva02_mim.encoder import TrVEncoder
 from eva02_mim.hidden import HiddenTokens
@@ -22,7 +24,7 @@ from eva02_mim.loss import hidden_token_loss
 from eva02_mim.student import MimStudent
 from eva02_mim.teacher import Teacher, features_of
 
-LINES = "metrics.jsonl"
+LINES, BOARD, WANDB = "metrics.jsonl", "TensorBoard's file", "wandb's files"
 # dense bf16 or fp16 teraflops of one device, as its vendor states them
 PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "V100": 125.0}
 logger = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ class Reporter:
         self._lines = (self.folder / LINES).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start + 1)
         self._wandb = open_run(self.folder, wandb)
+        self._lenient = {what: Lenient(what) for what in (LINES, BOARD, WANDB)}
 
     def train(self, step: int, numbers: Mapping[str, float]) -> None:
         """After `step` steps."""
@@ -148,18 +151,24 @@ class Reporter:
         """Flush and close everything."""
         if not self._writes:
             return
-        self._lines.close()
-        self._board.close()
+        self._lenient[LINES](self._lines.close)
+        self._lenient[BOARD](self._board.close)
         if self._wandb is not None:
-            self._wandb.close()
+            self._lenient[WANDB](self._wandb.close)
 
     def _write(self, step: int, numbers: Mapping[str, float]) -> None:
-        self._lines.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._lines.flush()
+        self._lenient[LINES](partial(self._write_line, {"step": step, **numbers}))
+        self._lenient[BOARD](partial(self._draw, step, numbers))
+        if self._wandb is not None:
+            self._lenient[WANDB](partial(self._wandb.log, step, numbers))
+
+    def _write_line(self, line: Mapping[str, float]) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()  # what finds no room stays in the buffer for the next time
+
+    def _draw(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(step, numbers)
 
 
 def was_reported(folder: str | Path, step: int, name: str) -> bool:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from eva02_det.utils.config import get
 from eva02_det.utils.json_lines import keep_lines
+from eva02_det.utils.lenient import Lenient
 from eva02_det.utils.wandb_run import WandbRun, open_run, wants_wandb
 
 METRICS_FILE = "metrics.json"  # detectron2's names
@@ -57,6 +58,19 @@ class OncePrinter(CommonMetricPrinter):
             super().write()
 
 
+class LenientWriter(EventWriter):
+    """Another writer, which may meet a full disk."""
+
+    def __init__(self, writer: EventWriter, what: str) -> None:
+        self._writer, self._lenient = writer, Lenient(what)
+
+    def write(self) -> None:
+        self._lenient(self._writer.write)
+
+    def close(self) -> None:
+        self._lenient(self._writer.close)
+
+
 class WandbWriter(EventWriter):
     """The newest values of the storage, each at its iteration; smoothed as in the other writers."""
 
@@ -85,8 +99,8 @@ def open_writers(settings: DictConfig, start: int) -> list[EventWriter]:
     keep_lines(folder / METRICS_FILE, lambda line: line.get("iteration", start) < start)
     writers: list[EventWriter] = [
         OncePrinter(settings.max_iter),
-        JSONWriter(str(folder / METRICS_FILE)),
-        TensorboardXWriter(str(folder), purge_step=start),
+        LenientWriter(JSONWriter(str(folder / METRICS_FILE)), METRICS_FILE),
+        LenientWriter(TensorboardXWriter(str(folder), purge_step=start), "TensorBoard's file"),
     ]
     run = open_run(folder, get(settings, "wandb"))
-    return writers if run is None else [*writers, WandbWriter(run)]
+    return writers if run is None else [*writers, LenientWriter(WandbWriter(run), "wandb's files")]
