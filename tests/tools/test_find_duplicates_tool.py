@@ -52,7 +52,7 @@ def find(place: Path, out: str, *more: str) -> "subprocess.Popen[str]":
 
 
 def test_a_search_killed_at_a_random_shard_goes_on_and_gives_the_identical_report(place: Path):
-    done, stop_at = place / "killed/work/shards", random.randrange(1, 25)
+    done, stop_at = place / "killed" / "work" / "shards", random.randrange(1, 25)
     killed = find(place, "killed", "--processes", "2")
     while len(list(done.glob("*.json"))) < stop_at:
         assert killed.poll() is None, killed.communicate()
