@@ -27,6 +27,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """detectron2's options (--config-file --resume --eval-only --num-gpus --num-machines --machine-rank --dist-url, overrides)
     and those for data, model and a dry run."""
     parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")  # a free port: two runs on one machine do not meet
     parser.add_argument("--dry-run", action="store_true", help="say what the run would do and need, and end")
     parser.add_argument("--model", metavar="PATH", help="weights to start from or evaluate: a model folder or a checkpoint")
     parser.add_argument(

@@ -72,12 +72,15 @@ class BenchmarkEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget the predictions."""
         self._fresh: list[Predictions] = []
+        self._held = 0  # detections in them
         self._writer: ShardWriter | None = None
 
     def process(self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]) -> None:
         """inputs: records with "image_id"; outputs: {"instances": Instances at the size of the original image}."""
-        self._fresh += [pack(record["image_id"], output["instances"]) for record, output in zip(inputs, outputs, strict=True)]
-        if self.output_dir and (len(self._fresh) >= IMAGES_PER_PART or sum(map(len, self._fresh)) >= DETECTIONS_PER_PART):
+        fresh = [pack(record["image_id"], output["instances"]) for record, output in zip(inputs, outputs, strict=True)]
+        self._fresh += fresh
+        self._held += sum(map(len, fresh))
+        if self.output_dir and (len(self._fresh) >= IMAGES_PER_PART or self._held >= DETECTIONS_PER_PART):
             self._flush()
 
     def evaluate(self) -> dict[str, Metrics] | None:
@@ -131,7 +134,7 @@ class BenchmarkEvaluator(DatasetEvaluator):
     def _flush(self) -> None:
         if self._fresh:
             self.writer.write(join(self._fresh))
-            self._fresh = []
+            self._fresh, self._held = [], 0
 
     def _evaluate_in_memory(self) -> dict[str, Metrics] | None:
         if self.deferred:

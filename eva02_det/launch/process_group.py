@@ -153,6 +153,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--num-gpus {options.num_gpus} starts no process; pass 1 or more (processes, where there is no GPU)")
     if not 0 <= options.machine_rank < options.num_machines:
         raise UserError(f"--machine-rank {options.machine_rank} is not below --num-machines {options.num_machines}")
+    if options.num_machines > 1 and options.dist_url == "auto":
+        raise UserError("--num-machines needs the address of the first one: pass --dist-url tcp://HOST:PORT, the same on each")
 
 
 def _guarded(main: Callable[..., Any], options: argparse.Namespace) -> None:

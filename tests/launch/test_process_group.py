@@ -30,6 +30,7 @@ def test_one_process_is_simply_called():
     [
         ({"num_gpus": 0}, "--num-gpus 0"),
         ({"num_machines": 2, "machine_rank": 2}, "--machine-rank 2"),
+        ({"num_machines": 2}, "pass --dist-url tcp://HOST:PORT"),
         ({"machine_rank": -1}, "--machine-rank -1"),
     ],
 )
